@@ -11,7 +11,7 @@ use crate::deploy::rollout::{DeployPlanError, PlannedDeploy, RolloutEvent, Unkno
 use crate::inventory::ByteSize;
 use crate::plan::format_count;
 use crate::playbook::SecretRedactor;
-use crate::protocol::deploy::{MaintenanceRecord, ReleaseVersion, ServiceName, SwitchOutcome};
+use crate::protocol::deploy::{MaintenanceRecord, ReleaseVersion, ServiceName, StagedRelease, SwitchOutcome};
 use crate::protocol::lock::LockHolder;
 use crate::protocol::{Event, TRANSFER_PHASE};
 use crate::report::{ProgressBars, Reporter, escape_line};
@@ -91,7 +91,7 @@ pub fn report_rollout_event(rollout_event: &RolloutEvent<'_>, reporter: &Reporte
                 reporter.print_status(&format!("{host}: {job}: {phase}"));
             }
         }
-        RolloutEvent::Staged(host, (reused, written, bytes)) => {
+        RolloutEvent::Staged(host, StagedRelease { reused, written, bytes }) => {
             reporter.print_json(
                 "staged",
                 json!({

@@ -39,11 +39,18 @@ use crate::deploy::signature::check_signature;
 use crate::lock::HostLock;
 use crate::plan::{Digest, ResourceChange};
 use crate::protocol::ProgressSink;
-use crate::protocol::deploy::{CompareWith, DeployReply, DeployRequest, DesiredState, ServiceChange};
+use crate::protocol::deploy::{
+    ApplyChange, CheckHealth, CheckRelease, CompareWith, DeactivateRelease, DeployFailure, DeployReply, DeployRequest,
+    DesiredState, LockService, ObserveService, PlanChange, PruneReleases, RecordTask, Rejection, RollBack, RunTask,
+    ServiceChange, ServiceObservation, StageRelease, StagedRelease, SwitchRelease,
+};
 use crate::protocol::lock::{LockHolder, LockRequest, LockResult};
 use crate::resources::BlobSource;
 
 pub use service_manager::{ServiceManager, Systemd, UnitStatus};
+
+/// The answer to a request, or the rejection of it; an error if an operation failed.
+type Answer<T> = Result<Result<T, Rejection>>;
 
 /// The deploys of one host, as one agent process does them.
 ///
@@ -72,21 +79,14 @@ impl DeployAgent {
         Self { service_manager, lock_table: Mutex::default() }
     }
 
-    /// Returns the contents that a request needs and this host does not have in any release. [`Self::handle_request`]
-    /// asks its source of contents for them, and for those whose bytes turn out to be damaged. Changes nothing.
+    /// Returns the contents that staging a release needs and this host does not have in any release.
+    /// [`Self::handle_request`] asks its source of contents for them, and for those whose bytes turn out to be damaged.
+    /// Changes nothing.
     ///
     /// # Errors
     /// Returns an error if the service's folder cannot be read.
-    pub fn missing_blobs(&self, request: &DeployRequest) -> Result<Vec<Digest>> {
-        match request {
-            DeployRequest::Stage { scope, desired, .. } => {
-                contents::missing_contents(&ServiceLayout::from_scope(scope)?, desired)
-            }
-            DeployRequest::Preflight { scope, desired, .. } => {
-                preflight::missing_unit_texts(&ServiceLayout::from_scope(scope)?, desired)
-            }
-            _ => Ok(Vec::new()),
-        }
+    pub fn missing_blobs(&self, stage: &StageRelease) -> Result<Vec<Digest>> {
+        contents::missing_contents(&ServiceLayout::from_scope(&stage.scope)?, &stage.desired)
     }
 
     /// Handles a request. `blobs` must have the contents that [`Self::missing_blobs`] returned.
@@ -99,106 +99,113 @@ impl DeployAgent {
         blobs: &dyn BlobSource,
         sink: &dyn ProgressSink,
     ) -> Result<DeployReply> {
-        let layout = ServiceLayout::from_scope(request.scope())?;
-        let services = self.service_manager.as_ref();
+        let layout = &ServiceLayout::from_scope(request.scope())?;
+        let (scope, service_manager) = (request.scope(), self.service_manager.as_ref());
+        let switch = Switch { layout, scope, service_manager, sink, direction: Direction::Forward };
         match request {
-            DeployRequest::Observe { compare_with: about, .. } => {
-                Ok(match observe::observe_service(&layout, services, about)? {
-                    Ok(mut seen) => {
-                        // Its own lock is none that stands in the controller's way.
-                        seen.lock_holder = seen.lock_holder.filter(|_| !self.holds_lock(&layout));
-                        DeployReply::Observed(Box::new(seen))
-                    }
-                    Err(why) => DeployReply::Refused(why),
-                })
+            DeployRequest::ObserveService(observe) => {
+                Ok(ObserveService::to_reply(self.observe_service(layout, &observe.compare_with)?))
             }
-            DeployRequest::PlanChange { change, .. } => Ok(match plan_change(&layout, services, *change)? {
-                Ok(rows) => DeployReply::ChangePlanned(rows),
-                Err(reason) => DeployReply::Refused(reason),
-            }),
-            DeployRequest::CheckHealth { scope, expected_pids } => {
-                let (layout, direction) = (&layout, Direction::Forward);
-                let switch = Switch { layout, scope, service_manager: services, sink, direction };
-                check_health(&switch, expected_pids.as_deref())
+            DeployRequest::PlanChange(plan) => {
+                let rows = plan_change(layout, service_manager, plan.change)?;
+                Ok(PlanChange::to_reply(rows.map_err(Rejection::Refused)))
+            }
+            DeployRequest::CheckHealth(check) => {
+                Ok(CheckHealth::to_reply(check_health(&switch, check.expected_pids.as_deref())?))
             }
             _ => {
-                let held = match self.acquire_lock(&layout, &request.scope().operator)? {
+                let held = match self.acquire_lock(layout, &scope.operator)? {
                     Ok(held) => held,
-                    Err(holder) => return Ok(DeployReply::Locked(holder)),
+                    Err(holder) => return Ok(DeployReply::Rejected(Rejection::Locked(holder))),
                 };
                 // A request that panicked left the journal as a kill would; that is what the next one is made for.
                 let _turn = held.request_order.lock().unwrap_or_else(PoisonError::into_inner);
-                self.handle_change(&layout, request, blobs, sink)
+                self.handle_change(switch, request, blobs)
             }
         }
     }
 
     fn handle_change(
         &self,
-        layout: &ServiceLayout,
+        switch: Switch<'_>,
         request: &DeployRequest,
         blobs: &dyn BlobSource,
-        sink: &dyn ProgressSink,
     ) -> Result<DeployReply> {
-        let direction = match request {
-            DeployRequest::Rollback { .. } | DeployRequest::Switch { is_return: true, .. } => Direction::Back,
-            _ => Direction::Forward,
-        };
-        let service_manager = self.service_manager.as_ref();
-        let switch = Switch { layout, scope: request.scope(), service_manager, sink, direction };
-        match request {
-            DeployRequest::Stage { desired, expected_changes: expected, adopt, .. } => {
-                if let Err(error) = check_signature(&desired.manifest, &desired.signature_check) {
-                    return Ok(DeployReply::Refused(error.to_string()));
-                }
-                if let Some(reply) = self.check_plan(layout, desired, expected)? {
-                    return Ok(reply);
-                }
-                layout.create_dirs()?;
-                let unmanaged = observe::find_unmanaged(layout, service_manager, desired)?;
-                match (unmanaged.is_empty(), *adopt) {
-                    (true, _) => {}
-                    (false, true) => adopt::adopt_service(&switch, desired)?,
-                    (false, false) => {
-                        let serving = DeployState::read(layout)?.confirmed_target().map(|now| now.version.clone());
-                        return Ok(DeployReply::Refused(plan::describe_unmanaged(&unmanaged, serving.as_ref())));
-                    }
-                }
-                stage::stage_release(layout, desired, blobs, sink)
+        let (layout, services) = (switch.layout, switch.service_manager);
+        Ok(match request {
+            DeployRequest::StageRelease(stage) => StageRelease::to_reply(self.stage_release(&switch, stage, blobs)?),
+            DeployRequest::SwitchRelease(request) => {
+                let direction = if request.is_return { Direction::Back } else { Direction::Forward };
+                let switch = Switch { direction, ..switch };
+                SwitchRelease::to_reply(switch.switch_to(&request.target, request.expected_current.as_ref())?)
             }
-            DeployRequest::Switch { target, expected_current: from, .. } => switch.switch_to(target, from.as_ref()),
-            DeployRequest::Deactivate { target, .. } => switch.deactivate(target),
-            DeployRequest::Rollback { version: to, expected_current: from, .. } => {
-                switch.roll_back(to.as_ref(), from.as_ref())
+            DeployRequest::DeactivateRelease(request) => {
+                DeactivateRelease::to_reply(switch.deactivate(&request.target)?)
             }
-            DeployRequest::Preflight { desired, listen_ports, .. } => {
-                let preflight = Preflight { layout, services: service_manager, desired, listen_ports, blobs };
-                Ok(DeployReply::PreflightDone(preflight.find_problems()?))
+            DeployRequest::RollBack(request) => {
+                let switch = Switch { direction: Direction::Back, ..switch };
+                RollBack::to_reply(switch.roll_back(request.version.as_ref(), request.expected_current.as_ref())?)
             }
-            DeployRequest::LockService { .. } => {
-                Ok(DeployReply::ServiceLocked { tasks: DeployState::read(layout)?.task_records })
+            DeployRequest::CheckRelease(CheckRelease { desired, listen_ports, .. }) => {
+                let preflight = Preflight { layout, services, desired, listen_ports, blobs };
+                CheckRelease::to_reply(Ok(preflight.find_problems()?))
             }
-            DeployRequest::RecordTask { record, .. } => tasks::record_task(layout, record),
-            DeployRequest::RunTask { target, task, run, .. } => tasks::run_task(&switch, target, task, run),
-            DeployRequest::ApplyChange { change, expected_changes, .. } => {
-                apply_change(&switch, *change, expected_changes)
+            DeployRequest::LockService(_) => LockService::to_reply(Ok(DeployState::read(layout)?.task_records)),
+            DeployRequest::RecordTask(request) => RecordTask::to_reply(tasks::record_task(layout, &request.record)?),
+            DeployRequest::RunTask(RunTask { target, task, run, .. }) => {
+                RunTask::to_reply(tasks::run_task(&switch, target, task, run)?)
             }
-            DeployRequest::Prune { keep_releases: keep, .. } => prune::prune_releases(layout, *keep, sink),
-            DeployRequest::Observe { .. } | DeployRequest::CheckHealth { .. } | DeployRequest::PlanChange { .. } => {
+            DeployRequest::ApplyChange(apply) => {
+                ApplyChange::to_reply(apply_change(&switch, apply.change, &apply.expected_changes)?)
+            }
+            DeployRequest::PruneReleases(prune) => {
+                PruneReleases::to_reply(Ok(prune::prune_releases(layout, prune.keep_releases, switch.sink)?))
+            }
+            DeployRequest::ObserveService(_) | DeployRequest::CheckHealth(_) | DeployRequest::PlanChange(_) => {
                 anyhow::bail!("a read-only request cannot be applied")
             }
-        }
+        })
     }
 
-    /// Compares the host with the plan's rows; returns the reply if it differs.
-    fn check_plan(
+    fn observe_service(&self, layout: &ServiceLayout, about: &CompareWith) -> Answer<Box<ServiceObservation>> {
+        let observed = observe::observe_service(layout, self.service_manager.as_ref(), about)?;
+        Ok(observed.map_err(Rejection::Refused).map(|mut seen| {
+            // Its own lock is none that stands in the controller's way.
+            seen.lock_holder = seen.lock_holder.filter(|_| !self.holds_lock(layout));
+            Box::new(seen)
+        }))
+    }
+
+    fn stage_release(
         &self,
-        layout: &ServiceLayout,
-        desired: &DesiredState,
-        expected: &[(String, Digest)],
-    ) -> Result<Option<DeployReply>> {
+        switch: &Switch<'_>,
+        stage: &StageRelease,
+        blobs: &dyn BlobSource,
+    ) -> Answer<StagedRelease> {
+        let (layout, desired) = (switch.layout, &stage.desired);
+        if let Err(error) = check_signature(&desired.manifest, &desired.signature_check) {
+            return Ok(Err(Rejection::Refused(error.to_string())));
+        }
+        if let Err(rejection) = self.check_plan(layout, desired, &stage.expected_changes)? {
+            return Ok(Err(rejection));
+        }
+        layout.create_dirs()?;
+        let unmanaged = observe::find_unmanaged(layout, switch.service_manager, desired)?;
+        match (unmanaged.is_empty(), stage.adopt) {
+            (true, _) => {}
+            (false, true) => adopt::adopt_service(switch, desired)?,
+            (false, false) => {
+                let serving = DeployState::read(layout)?.confirmed_target().map(|now| now.version.clone());
+                return Ok(Err(Rejection::Refused(plan::describe_unmanaged(&unmanaged, serving.as_ref()))));
+            }
+        }
+        stage::stage_release(layout, desired, blobs, switch.sink)
+    }
+
+    /// Compares the host with the plan's rows.
+    fn check_plan(&self, layout: &ServiceLayout, desired: &DesiredState, expected: &[(String, Digest)]) -> Answer<()> {
         if expected.is_empty() {
-            return Ok(None);
+            return Ok(Ok(()));
         }
         let about = CompareWith::Desired(Box::new(desired.clone()));
         let rows = match observe::observe_service(layout, self.service_manager.as_ref(), &about)? {
@@ -207,10 +214,10 @@ impl DeployAgent {
         };
         let rows = match rows {
             Ok(rows) => rows,
-            Err(why) => return Ok(Some(DeployReply::Refused(why))),
+            Err(why) => return Ok(Err(Rejection::Refused(why))),
         };
         let stale = find_stale_rows(&rows, expected);
-        Ok((!stale.is_empty()).then_some(DeployReply::PlanOutdated(stale)))
+        Ok(if stale.is_empty() { Ok(()) } else { Err(Rejection::PlanOutdated(stale)) })
     }
 
     fn locks(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Arc<ServiceLock>>> {
@@ -274,17 +281,21 @@ fn plan_change(
 }
 
 /// Compares the host with the plan's rows, and applies the change.
-fn apply_change(switch: &Switch<'_>, change: ServiceChange, expected: &[(String, Digest)]) -> Result<DeployReply> {
+fn apply_change(
+    switch: &Switch<'_>,
+    change: ServiceChange,
+    expected: &[(String, Digest)],
+) -> Answer<Option<DeployFailure>> {
     let rows = match plan_change(switch.layout, switch.service_manager, change)? {
         Ok(rows) => rows,
-        Err(reason) => return Ok(DeployReply::Refused(reason)),
+        Err(reason) => return Ok(Err(Rejection::Refused(reason))),
     };
     let stale = find_stale_rows(&rows, expected);
     if !stale.is_empty() {
-        return Ok(DeployReply::PlanOutdated(stale));
+        return Ok(Err(Rejection::PlanOutdated(stale)));
     }
     if switch.sink.is_cancelled() {
-        return Ok(DeployReply::Cancelled);
+        return Ok(Err(Rejection::Cancelled));
     }
     match change {
         ServiceChange::StartMaintenance => maintenance::start_maintenance(switch),
@@ -294,12 +305,13 @@ fn apply_change(switch: &Switch<'_>, change: ServiceChange, expected: &[(String,
 }
 
 /// Checks the health of the active release.
-fn check_health(switch: &Switch<'_>, expected_pids: Option<&[u32]>) -> Result<DeployReply> {
+fn check_health(switch: &Switch<'_>, expected_pids: Option<&[u32]>) -> Answer<Option<DeployFailure>> {
     let state = DeployState::read(switch.layout)?;
     let Some(target) = state.confirmed_target() else {
-        return Ok(DeployReply::Refused(format!("no release of {} serves on this host", switch.scope.service)));
+        let reason = format!("no release of {} serves on this host", switch.scope.service);
+        return Ok(Err(Rejection::Refused(reason)));
     };
     let desired = releases::read_desired(switch.layout, target)?
         .with_context(|| format!("the records of release {} are missing", target.version))?;
-    Ok(DeployReply::HealthChecked(switch.check_again(&desired, expected_pids)))
+    Ok(Ok(switch.check_again(&desired, expected_pids)))
 }

@@ -20,14 +20,28 @@ pub use service_change::{ChangeOutcome, PlannedChange, ServiceChangeRun};
 pub use tasks::{DueTasks, HostRecords, TaskSelection, UnknownTask};
 
 use crate::fleet::{Fleet, Session};
-use crate::protocol::{Event, deploy};
+use crate::protocol::deploy::Rejection;
+use crate::protocol::{Call, Event};
 
-/// Sends a request to one host.
-async fn send_deploy_request(
+/// Describes why a request about a service has no answer.
+#[derive(Debug)]
+enum CallFailure {
+    /// The host did nothing.
+    Rejected(Rejection),
+    /// The request failed on the host, or the connection was lost.
+    Failed(String),
+}
+
+/// Sends a request about a service to one host.
+async fn call_host<C, T>(
     fleet: &Fleet,
     session: &Session,
-    request: deploy::DeployRequest,
+    call: C,
     on_event: &(dyn Fn(Event) + Send + Sync),
-) -> Result<deploy::DeployReply, String> {
-    session.call(request, on_event, &fleet.cancellation).await.map_err(|error| error.message)
+) -> Result<T, CallFailure>
+where
+    C: Call<Reply = Result<T, Rejection>>,
+{
+    let answer = session.call(call, on_event, &fleet.cancellation).await;
+    answer.map_err(|error| CallFailure::Failed(error.message))?.map_err(CallFailure::Rejected)
 }

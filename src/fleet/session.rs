@@ -195,7 +195,7 @@ impl Session {
 fn own_time_limit(request: &Request) -> Duration {
     Duration::from_millis(match request {
         Request::Exec(exec) => exec.timeout_ms,
-        Request::Deploy(DeployRequest::RunTask { task, .. }) => task.timeout_ms,
+        Request::Deploy(DeployRequest::RunTask(run)) => run.task.timeout_ms,
         _ => 0,
     })
 }

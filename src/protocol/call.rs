@@ -1,4 +1,5 @@
-//! Requests tied to the types of their replies. Each request about shards is a type of its own.
+//! Requests tied to the types of their replies. Each request about shards is a type of its own; so is each request about a
+//! service (`protocol::deploy`).
 
 #[allow(clippy::wildcard_imports, reason = "the types that the requests about shards are declared with")]
 use super::shard::*;
@@ -46,7 +47,6 @@ impl_call! {
     Exec: super::ExecRequest => super::ExecResult;
     Lock: super::lock::LockRequest => super::lock::LockResult;
     ListLocks: super::lock::ListLocks => Vec<super::lock::LockHolder>;
-    Deploy: super::deploy::DeployRequest => super::deploy::DeployReply;
 }
 
 /// Declares a type for each request about shards, with the request's name.

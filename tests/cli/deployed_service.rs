@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use dunlin::deploy::host::{DeployAgent, ServiceManager, UnitStatus};
 use dunlin::plan::Digest;
 use dunlin::protocol::deploy::{
-    DeployReply, DeployRequest, DesiredState, HealthCheck, HealthProbe, MANIFEST_FORMAT, ReleaseManifest,
-    ReleaseVersion, ServiceConfig, ServiceName, ServiceRef, SignatureCheck, SwitchHooks, SwitchOutcome,
+    DesiredState, HealthCheck, HealthProbe, MANIFEST_FORMAT, ReleaseManifest, ReleaseVersion, ServiceConfig,
+    ServiceName, ServiceRef, SignatureCheck, StageRelease, SwitchHooks, SwitchOutcome, SwitchRelease,
 };
-use dunlin::protocol::{Event, ProgressSink};
+use dunlin::protocol::{Call, Event, ProgressSink, Reply, Request};
 use dunlin::resources::BlobSource;
 
 use crate::loopback;
@@ -133,26 +133,25 @@ fn release(project: &Project, version: &str, before: &[&str]) -> DesiredState {
 /// Deploys a release in this process, as an agent does.
 fn deploy(project: &Project, desired: &DesiredState, serving: Option<&DesiredState>) -> SwitchOutcome {
     let (agent, scope) = (DeployAgent::new(Box::new(NoUnits)), service(project));
-    let stage = DeployRequest::Stage {
+    let stage = StageRelease {
         scope: scope.clone(),
         desired: Box::new(desired.clone()),
         expected_changes: Vec::new(),
         adopt: false,
     };
-    let switch = DeployRequest::Switch {
+    let switch = SwitchRelease {
         scope,
         target: desired.to_release_target(),
         expected_current: serving.map(DesiredState::to_release_target),
         is_return: false,
     };
-    let handle = |request| agent.handle_request(request, &NoContents, &NoProgress).unwrap();
-    let staged = handle(&stage);
-    assert!(matches!(staged, DeployReply::Staged { .. }), "{staged:?}");
-    let switched = handle(&switch);
-    match switched {
-        DeployReply::Switched(outcome) => outcome,
-        other => panic!("{other:?}"),
-    }
+    call_agent(&agent, stage).unwrap();
+    call_agent(&agent, switch).unwrap()
+}
+
+fn call_agent<C: Call>(agent: &DeployAgent, call: C) -> C::Reply {
+    let Request::Deploy(request) = call.into_request() else { panic!("{} is about no service", C::NAME) };
+    C::from_reply(Reply::Deploy(agent.handle_request(&request, &NoContents, &NoProgress).unwrap())).unwrap()
 }
 
 #[test]

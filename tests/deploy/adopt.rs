@@ -5,7 +5,9 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 
 use dunlin::deploy::host::ServiceManager;
-use dunlin::protocol::deploy::{CompareWith, DeployReply, DeployRequest, ReleaseVersion, SwitchOutcome};
+use dunlin::protocol::deploy::{
+    CompareWith, ObserveService, Rejection, ReleaseVersion, RollBack, StageRelease, SwitchOutcome,
+};
 
 use crate::fixture::{DEMO_UNIT, DeployFixture, DesiredRelease, desired_release};
 use crate::messages;
@@ -74,9 +76,9 @@ fn a_service_that_dunlin_did_not_make_is_refused_without_adopt() {
     assert_eq!(observation.unmanaged_paths, [unit_path(&fixture), fixture.root().join("current")]);
     let calls = fixture.lock_machine().calls.clone();
     let scope = fixture.service_scope("test");
-    let stage = DeployRequest::Stage { scope, desired, expected_changes: Vec::new(), adopt: false };
+    let stage = StageRelease { scope, desired, expected_changes: Vec::new(), adopt: false };
     let reply = fixture.handle_request(&host, &stage);
-    let DeployReply::Refused(text) = reply else { panic!("{reply:?}") };
+    let Err(Rejection::Refused(text)) = reply else { panic!("{reply:?}") };
     let folder = fixture.folder.path().display().to_string();
     messages::check("adopt-refused", [("unit and link", text.replace(&folder, ""))]);
     assert!(!fixture.root().join("releases/1.0").exists());
@@ -126,9 +128,9 @@ fn a_rollback_restores_the_service_from_before() {
     let retained = observation.retained_release.clone().unwrap();
     assert!(retained.manifest.version.is_adopted());
     let scope = fixture.service_scope("test");
-    let request = DeployRequest::Rollback { scope, version: None, expected_current: observation.confirmed };
+    let request = RollBack { scope, version: None, expected_current: observation.confirmed };
     let reply = fixture.handle_request(&host, &request);
-    assert!(matches!(reply, DeployReply::Switched(SwitchOutcome::Healthy { .. })), "{reply:?}");
+    assert!(matches!(reply, Ok(SwitchOutcome::Healthy { .. })), "{reply:?}");
     drop(host);
     assert_old_service_serves(&fixture, "rollback");
     assert_eq!(fixture.pending_rows(&retained), Vec::<String>::new());
@@ -197,9 +199,9 @@ fn a_unit_that_a_later_release_adds_is_refused_without_adopt() {
     let observation = fixture.observe_host(&host, CompareWith::Desired(desired.clone()));
     assert_eq!(observation.unmanaged_paths, [fixture.folder.path().join("units").join(WORKER_UNIT)]);
     let scope = fixture.service_scope("test");
-    let stage = DeployRequest::Stage { scope, desired, expected_changes: Vec::new(), adopt: false };
+    let stage = StageRelease { scope, desired, expected_changes: Vec::new(), adopt: false };
     let reply = fixture.handle_request(&host, &stage);
-    let DeployReply::Refused(text) = reply else { panic!("{reply:?}") };
+    let Err(Rejection::Refused(text)) = reply else { panic!("{reply:?}") };
     let folder = fixture.folder.path().display().to_string();
     messages::check("adopt-later-refused", [("unit", text.replace(&folder, ""))]);
     assert_worker_by_hand(&fixture, "refused");
@@ -217,9 +219,9 @@ fn a_unit_that_a_later_release_adds_is_restored_by_failure_and_rollback() {
     let host = fixture.host_agent(&CrashPoint::never());
     let observation = fixture.observe_host(&host, CompareWith::RetainedRelease(None));
     let scope = fixture.service_scope("test");
-    let request = DeployRequest::Rollback { scope, version: None, expected_current: observation.confirmed };
+    let request = RollBack { scope, version: None, expected_current: observation.confirmed };
     let reply = fixture.handle_request(&host, &request);
-    assert!(matches!(reply, DeployReply::Switched(SwitchOutcome::Healthy { .. })), "{reply:?}");
+    assert!(matches!(reply, Ok(SwitchOutcome::Healthy { .. })), "{reply:?}");
     assert_worker_by_hand(&fixture, "rollback");
 }
 
@@ -250,11 +252,12 @@ fn a_release_with_the_name_of_a_folder_that_dunlin_did_not_make_is_refused() {
     let host = fixture.host_agent(&CrashPoint::never());
     let scope = fixture.service_scope("test");
     let compare_with = CompareWith::Desired(desired.clone());
-    let observe = DeployRequest::Observe { scope: scope.clone(), compare_with };
-    let stage = DeployRequest::Stage { scope, desired, expected_changes: Vec::new(), adopt: false };
-    for request in [observe, stage] {
-        let reply = fixture.handle_request(&host, &request);
-        let DeployReply::Refused(text) = reply else { panic!("{reply:?}") };
+    let observe = ObserveService { scope: scope.clone(), compare_with };
+    let stage = StageRelease { scope, desired, expected_changes: Vec::new(), adopt: false };
+    let rejections =
+        [fixture.handle_request(&host, &observe).unwrap_err(), fixture.handle_request(&host, &stage).unwrap_err()];
+    for rejection in rejections {
+        let Rejection::Refused(text) = rejection else { panic!("{rejection:?}") };
         assert!(text.contains("releases/20260101 exists, and dunlin did not make it"), "{text}");
     }
     let program = fixture.root().join("releases/20260101/bin/demo");

@@ -1,9 +1,9 @@
 //! A run that is killed at any step: the next one brings the host to where it was asked to be.
 
-use dunlin::protocol::deploy::{DeployReply, DeployRequest, SwitchOutcome};
+use dunlin::protocol::deploy::{RollBack, SwitchOutcome};
 
 use crate::fixture::{DeployFixture, desired_release};
-use crate::model::{CrashPoint, CrashingSink};
+use crate::model::CrashPoint;
 
 /// Kills a run at each of its points in turn, on a fresh host each time; returns how many points there were.
 fn crash_at_every_point(
@@ -107,20 +107,17 @@ fn interrupted_rollbacks_are_finished_by_the_next_one() {
                 fixture.catch_crash(|fixture| {
                     let host = fixture.host_agent(&fuse);
                     let from = fixture.observe_host(&host, dunlin::protocol::deploy::CompareWith::Nothing).confirmed;
-                    let request = DeployRequest::Rollback {
+                    let request = RollBack {
                         scope: fixture.service_scope("test"),
                         version: Some(to.clone()),
                         expected_current: from,
                     };
-                    host.handle_request(&request, &fixture.store, &CrashingSink(fuse.clone())).unwrap()
+                    fixture.try_request(&host, &request, &fuse).unwrap()
                 })
             };
             let whole = back(CrashPoint::crash_at(point)).is_some();
             let reply = back(CrashPoint::never()).unwrap();
-            assert!(
-                matches!(reply, DeployReply::Switched(SwitchOutcome::Healthy { .. } | SwitchOutcome::Unchanged)),
-                "{reply:?}"
-            );
+            assert!(matches!(reply, Ok(SwitchOutcome::Healthy { .. } | SwitchOutcome::Unchanged)), "{reply:?}");
             fixture.assert_serves(&old);
             whole
         },

@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 
 use dunlin::protocol::deploy::{
-    DeployReply, DeployRequest, DesiredState, FileChunk, FileOwner, ReleaseFile, ReleaseFolder, ReleaseLink,
-    ReleasePath,
+    CheckRelease, DesiredState, FileChunk, FileOwner, Rejection, ReleaseFile, ReleaseFolder, ReleaseLink, ReleasePath,
+    StageRelease, StagedRelease,
 };
 
 use dunlin::deploy::signature::sign_manifest;
@@ -75,12 +75,9 @@ fn missing_accounts_and_link_targets_are_found_before_any_change() {
     let link = |path: &str, target: &str| ReleaseLink { path: release_path(path), target: target.to_owned() };
     desired.manifest.links = vec![link("bin/env", "/usr/bin/env"), link("bin/python3", "/usr/bin/no-such-python")];
     let host = fixture.host_agent(&CrashPoint::never());
-    let request = DeployRequest::Preflight {
-        scope: fixture.service_scope("test"),
-        desired: Box::new(desired),
-        listen_ports: Vec::new(),
-    };
-    let DeployReply::PreflightDone(problems) = fixture.handle_request(&host, &request) else { panic!("no preflight") };
+    let request =
+        CheckRelease { scope: fixture.service_scope("test"), desired: Box::new(desired), listen_ports: Vec::new() };
+    let Ok(problems) = fixture.handle_request(&host, &request) else { panic!("no preflight") };
     assert_eq!(
         problems,
         [
@@ -128,8 +125,8 @@ fn links_to_what_a_service_can_replace_are_refused() {
         desired.manifest.links = vec![ReleaseLink { path: release_path("bin/tool"), target: target.clone() }];
         let host = fixture.host_agent(&CrashPoint::never());
         let (scope, desired) = (fixture.service_scope("test"), Box::new(desired.clone()));
-        let request = DeployRequest::Preflight { scope, desired, listen_ports: Vec::new() };
-        let DeployReply::PreflightDone(problems) = fixture.handle_request(&host, &request) else { panic!("{target}") };
+        let request = CheckRelease { scope, desired, listen_ports: Vec::new() };
+        let Ok(problems) = fixture.handle_request(&host, &request) else { panic!("{target}") };
         let fits =
             |problem: &String| reason.is_some_and(|reason| problem.contains(reason) && problem.contains(&target));
         assert_eq!(problems.len(), usize::from(reason.is_some()), "{problems:?}");
@@ -162,15 +159,12 @@ fn a_host_refuses_a_release_without_a_valid_signature() {
     let host = fixture.host_agent(&CrashPoint::never());
     let refusals = |desired: &DesiredState| {
         let (scope, desired) = (fixture.service_scope("test"), Box::new(desired.clone()));
-        let preflight =
-            DeployRequest::Preflight { scope: scope.clone(), desired: desired.clone(), listen_ports: Vec::new() };
-        let stage = DeployRequest::Stage { scope, desired, expected_changes: Vec::new(), adopt: false };
-        let DeployReply::PreflightDone(mut problems) = fixture.handle_request(&host, &preflight) else {
-            panic!("no preflight")
-        };
+        let preflight = CheckRelease { scope: scope.clone(), desired: desired.clone(), listen_ports: Vec::new() };
+        let stage = StageRelease { scope, desired, expected_changes: Vec::new(), adopt: false };
+        let Ok(mut problems) = fixture.handle_request(&host, &preflight) else { panic!("no preflight") };
         match fixture.handle_request(&host, &stage) {
-            DeployReply::Refused(reason) => problems.push(reason),
-            DeployReply::Staged { .. } => assert_eq!(problems, Vec::<String>::new()),
+            Err(Rejection::Refused(reason)) => problems.push(reason),
+            Ok(_) => assert_eq!(problems, Vec::<String>::new()),
             reply => panic!("{reply:?}"),
         }
         problems
@@ -215,7 +209,7 @@ fn only_the_chunks_that_the_host_lacks_are_sent() {
             fixture.desired_state(&crate::fixture::DesiredRelease { program: "same", ..desired_release(version) });
         add_chunked_file(&mut fixture, &mut desired, chunks);
         let host = fixture.host_agent(&CrashPoint::never());
-        let request = DeployRequest::Stage {
+        let request = StageRelease {
             adopt: false,
             scope: fixture.service_scope("test"),
             desired: Box::new(desired.clone()),
@@ -225,7 +219,7 @@ fn only_the_chunks_that_the_host_lacks_are_sent() {
         assert!(host.missing_blobs(&request).unwrap().is_empty());
         let staged = fs::read(fixture.root().join("releases").join(version).join("var/data")).unwrap();
         assert_eq!(staged, chunks.concat());
-        let DeployReply::Staged { reused, written, bytes } = reply else { panic!("{reply:?}") };
+        let Ok(StagedRelease { reused, written, bytes }) = reply else { panic!("{reply:?}") };
         (reused, written, bytes)
     };
     // The program and another file are sent with the first release; a repeated chunk is sent once.
@@ -252,12 +246,12 @@ fn a_damaged_chunk_of_a_file_with_its_recorded_time_is_sent_when_it_is_used() {
     add_chunked_file(&mut fixture, &mut second, &[b"first", b"third"]);
     let (host, scope) = (fixture.host_agent(&CrashPoint::never()), fixture.service_scope("test"));
     let (desired, expected_changes) = (Box::new(second), Vec::new());
-    let request = DeployRequest::Stage { adopt: false, scope, desired, expected_changes };
+    let request = StageRelease { adopt: false, scope, desired, expected_changes };
     // The records do not show the damage.
     assert_eq!(host.missing_blobs(&request).unwrap(), [Digest::of_bytes(b"third")]);
     let sent = "first".len() + "third".len();
     let reply = fixture.handle_request(&host, &request);
-    assert_eq!(reply, DeployReply::Staged { reused: 2, written: 1, bytes: sent as u64 });
+    assert_eq!(reply, Ok(StagedRelease { reused: 2, written: 1, bytes: sent as u64 }));
     assert_eq!(fs::read(fixture.root().join("releases/1.1/var/data")).unwrap(), b"firstthird");
 }
 

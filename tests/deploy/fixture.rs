@@ -11,10 +11,11 @@ use dunlin::deploy::host::DeployAgent;
 use dunlin::deploy::plan::{expected_fingerprints, plan_host};
 use dunlin::plan::{Digest, HostPlan};
 use dunlin::protocol::deploy::{
-    CompareWith, ConfigFile, DeployReply, DeployRequest, DesiredState, HealthCheck, MANIFEST_FORMAT, ReleaseFile,
-    ReleaseLink, ReleaseManifest, ReleasePath, ReleaseVersion, ServiceConfig, ServiceName, ServiceObservation,
-    ServiceRef, SharedPath, SignatureCheck, SwitchHooks, SwitchOutcome, UnitFile,
+    CompareWith, ConfigFile, DesiredState, HealthCheck, MANIFEST_FORMAT, ObserveService, ReleaseFile, ReleaseLink,
+    ReleaseManifest, ReleasePath, ReleaseVersion, ServiceConfig, ServiceName, ServiceObservation, ServiceRef,
+    SharedPath, SignatureCheck, StageRelease, SwitchHooks, SwitchOutcome, SwitchRelease, UnitFile,
 };
+use dunlin::protocol::{Call, ProgressSink, Reply, Request};
 use dunlin::resources::BlobSource;
 
 use crate::model::{CrashPoint, CrashingSink, FakeMachine, FakeServices, SimulatedCrash};
@@ -169,17 +170,22 @@ impl DeployFixture {
         }
     }
 
-    pub fn handle_request(&self, host: &DeployAgent, request: &DeployRequest) -> DeployReply {
-        host.handle_request(request, &self.store, &CrashingSink(CrashPoint::never())).unwrap()
+    pub fn handle_request<C: Call + Clone>(&self, host: &DeployAgent, call: &C) -> C::Reply {
+        self.try_request(host, call, &CrashPoint::never()).unwrap()
+    }
+
+    /// Sends a request to an agent; an error if an operation failed.
+    pub fn try_request<C: Call + Clone>(
+        &self,
+        host: &DeployAgent,
+        call: &C,
+        fuse: &Arc<CrashPoint>,
+    ) -> Result<C::Reply> {
+        call_agent(host, call, &self.store, &CrashingSink(fuse.clone()))
     }
 
     pub fn observe_host(&self, host: &DeployAgent, about: CompareWith) -> ServiceObservation {
-        match self
-            .handle_request(host, &DeployRequest::Observe { scope: self.service_scope("test"), compare_with: about })
-        {
-            DeployReply::Observed(seen) => *seen,
-            other => panic!("{other:?}"),
-        }
+        *self.handle_request(host, &ObserveService { scope: self.service_scope("test"), compare_with: about }).unwrap()
     }
 
     /// The plan, as the controller makes it.
@@ -212,11 +218,11 @@ impl DeployFixture {
     }
 
     pub fn deploy_desired(&mut self, desired: &DesiredState, fuse: &Arc<CrashPoint>) -> SwitchOutcome {
-        let (host, sink) = (self.host_agent(fuse), CrashingSink(fuse.clone()));
+        let host = self.host_agent(fuse);
         let (seen, plan) = self.plan_host(&host, desired);
         let scope = self.service_scope("test");
         let desired_box = Box::new(desired.clone());
-        let stage = DeployRequest::Stage {
+        let stage = StageRelease {
             scope: scope.clone(),
             desired: desired_box,
             expected_changes: expected_fingerprints(&plan),
@@ -224,19 +230,16 @@ impl DeployFixture {
         };
         // Only what the host says that it lacks travels.
         self.store.only = Some(host.missing_blobs(&stage).unwrap());
-        let staged = host.handle_request(&stage, &self.store, &sink).unwrap();
+        let staged = self.try_request(&host, &stage, fuse).unwrap();
         self.store.only = None;
-        assert!(matches!(staged, DeployReply::Staged { .. }), "{staged:?}");
-        let switch = DeployRequest::Switch {
+        staged.unwrap();
+        let switch = SwitchRelease {
             scope,
             target: desired.to_release_target(),
             expected_current: seen.confirmed,
             is_return: false,
         };
-        match host.handle_request(&switch, &self.store, &sink).unwrap() {
-            DeployReply::Switched(outcome) => outcome,
-            other => panic!("{other:?}"),
-        }
+        self.try_request(&host, &switch, fuse).unwrap().unwrap()
     }
 
     /// The release serves: link, unit, process and journal agree, and nothing is left to do.
@@ -256,6 +259,18 @@ impl DeployFixture {
             assert!(machine.is_enabled(unit));
         }
     }
+}
+
+/// Sends a request to an agent in this process.
+pub fn call_agent<C: Call + Clone>(
+    host: &DeployAgent,
+    call: &C,
+    blobs: &dyn BlobSource,
+    sink: &dyn ProgressSink,
+) -> Result<C::Reply> {
+    let Request::Deploy(request) = call.clone().into_request() else { panic!("{} is about no service", C::NAME) };
+    let reply = Reply::Deploy(host.handle_request(&request, blobs, sink)?);
+    C::from_reply(reply).with_context(|| format!("another reply than to {}", C::NAME))
 }
 
 /// The name of an account, else its number.

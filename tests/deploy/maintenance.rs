@@ -4,7 +4,7 @@ use std::fs;
 
 use dunlin::plan::{Digest, ResourceChange};
 use dunlin::protocol::deploy::{
-    CompareWith, DeployFailure, DeployReply, DeployRequest, ServiceChange, SwitchHooks, SwitchOutcome,
+    ApplyChange, CompareWith, DeployFailure, PlanChange, Rejection, ServiceChange, SwitchHooks, SwitchOutcome,
 };
 
 use crate::fixture::{DEMO_UNIT, DeployFixture, DesiredRelease, desired_release};
@@ -13,9 +13,9 @@ use crate::model::CrashPoint;
 /// Plans a change; returns its rows.
 pub fn plan_change(fixture: &DeployFixture, change: ServiceChange) -> Result<Vec<ResourceChange>, String> {
     let host = fixture.host_agent(&CrashPoint::never());
-    match fixture.handle_request(&host, &DeployRequest::PlanChange { scope: fixture.service_scope("test"), change }) {
-        DeployReply::ChangePlanned(rows) => Ok(rows),
-        DeployReply::Refused(reason) => Err(reason),
+    match fixture.handle_request(&host, &PlanChange { scope: fixture.service_scope("test"), change }) {
+        Ok(rows) => Ok(rows),
+        Err(Rejection::Refused(reason)) => Err(reason),
         other => panic!("{other:?}"),
     }
 }
@@ -31,9 +31,9 @@ pub fn pending(fixture: &DeployFixture, change: ServiceChange) -> Vec<String> {
 pub fn apply_change(fixture: &DeployFixture, change: ServiceChange) -> Option<DeployFailure> {
     let rows = plan_change(fixture, change).unwrap();
     let expected_changes: Vec<(String, Digest)> = rows.into_iter().map(|row| (row.resource, row.fingerprint)).collect();
-    let request = DeployRequest::ApplyChange { scope: fixture.service_scope("test"), change, expected_changes };
+    let request = ApplyChange { scope: fixture.service_scope("test"), change, expected_changes };
     match fixture.handle_request(&fixture.host_agent(&CrashPoint::never()), &request) {
-        DeployReply::ChangeApplied(failure) => failure,
+        Ok(failure) => failure,
         other => panic!("{other:?}"),
     }
 }

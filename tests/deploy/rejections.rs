@@ -4,9 +4,12 @@ use std::fs;
 use std::path::PathBuf;
 
 use dunlin::deploy::plan::expected_fingerprints;
-use dunlin::protocol::deploy::{CompareWith, DeployReply, DeployRequest, DesiredState, ServiceRef};
+use dunlin::protocol::deploy::{
+    CheckHealth, CheckRelease, CompareWith, DesiredState, LockService, ObserveService, PruneReleases, Rejection,
+    RollBack, ServiceRef, StageRelease, SwitchRelease,
+};
 
-use crate::fixture::{DeployFixture, desired_release};
+use crate::fixture::{DeployFixture, call_agent, desired_release};
 use crate::messages;
 use crate::model::{CrashPoint, CrashingSink};
 
@@ -16,26 +19,26 @@ fn concurrent_operators_do_not_interfere() {
     fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never());
     let desired = Box::new(fixture.desired_state(&desired_release("1.1")));
     let (alice, bob) = (fixture.host_agent(&CrashPoint::never()), fixture.host_agent(&CrashPoint::never()));
-    let stage = |by: &str| DeployRequest::Stage {
+    let stage = |by: &str| StageRelease {
         scope: fixture.service_scope(by),
         desired: desired.clone(),
         expected_changes: Vec::new(),
         adopt: false,
     };
-    assert!(matches!(fixture.handle_request(&alice, &stage("alice")), DeployReply::Staged { .. }));
+    assert!(matches!(fixture.handle_request(&alice, &stage("alice")), Ok(_)));
     let locked = fixture.handle_request(&bob, &stage("bob"));
     assert!(
-        matches!(&locked, DeployReply::Locked(holder) if holder.operator == "alice" && holder.pid == std::process::id())
+        matches!(&locked, Err(Rejection::Locked(holder)) if holder.operator == "alice" && holder.pid == std::process::id())
     );
     assert_eq!(fixture.observe_host(&bob, CompareWith::Nothing).lock_holder.unwrap().operator, "alice");
     assert_eq!(fixture.observe_host(&alice, CompareWith::Nothing).lock_holder, None, "one's own lock is no hindrance");
     // Between two requests of one rollout the lock stays.
     assert!(matches!(
-        fixture.handle_request(&bob, &DeployRequest::Prune { scope: fixture.service_scope("bob"), keep_releases: 1 }),
-        DeployReply::Locked(_)
+        fixture.handle_request(&bob, &PruneReleases { scope: fixture.service_scope("bob"), keep_releases: 1 }),
+        Err(Rejection::Locked(_))
     ));
     drop(alice);
-    assert!(matches!(fixture.handle_request(&bob, &stage("bob")), DeployReply::Staged { .. }));
+    assert!(matches!(fixture.handle_request(&bob, &stage("bob")), Ok(_)));
 }
 
 #[test]
@@ -45,7 +48,7 @@ fn stale_plans_are_rejected_with_the_changes() {
     let desired = Box::new(fixture.desired_state(&desired_release("1.1")));
     let host = fixture.host_agent(&CrashPoint::never());
     let (seen, plan) = fixture.plan_host(&host, &desired);
-    let stage = DeployRequest::Stage {
+    let stage = StageRelease {
         scope: fixture.service_scope("test"),
         desired: desired.clone(),
         expected_changes: expected_fingerprints(&plan),
@@ -55,24 +58,24 @@ fn stale_plans_are_rejected_with_the_changes() {
     let reply = fixture.handle_request(&host, &stage);
     let path = fixture.config_path().display().to_string();
     assert!(
-        matches!(&reply, DeployReply::PlanOutdated(lines) if lines.len() == 1 && lines[0].contains(&path)),
+        matches!(&reply, Err(Rejection::PlanOutdated(lines)) if lines.len() == 1 && lines[0].contains(&path)),
         "{reply:?}"
     );
     assert!(!fixture.root().join("releases/1.1").exists());
     // Somebody else's deploy between plan and switch.
     fs::write(fixture.config_path(), "same").unwrap();
-    assert!(matches!(fixture.handle_request(&host, &stage), DeployReply::Staged { .. }));
+    assert!(matches!(fixture.handle_request(&host, &stage), Ok(_)));
     drop(host);
     fixture.deploy_release(&desired_release("1.0.1"), &CrashPoint::never());
     let host = fixture.host_agent(&CrashPoint::never());
-    let switch = DeployRequest::Switch {
+    let switch = SwitchRelease {
         scope: fixture.service_scope("test"),
         target: desired.to_release_target(),
         expected_current: seen.confirmed,
         is_return: false,
     };
     let reply = fixture.handle_request(&host, &switch);
-    let DeployReply::PlanOutdated(lines) = reply else { panic!("{reply:?}") };
+    let Err(Rejection::PlanOutdated(lines)) = reply else { panic!("{reply:?}") };
     messages::check("switch-stale", lines.iter().map(|line| ("another release serves", line)));
 }
 
@@ -81,17 +84,21 @@ fn switches_to_unstaged_releases_are_rejected() {
     let mut fixture = DeployFixture::new_fixture();
     let desired = fixture.desired_state(&desired_release("1.0"));
     let host = fixture.host_agent(&CrashPoint::never());
-    let switch = DeployRequest::Switch {
+    let switch = SwitchRelease {
         scope: fixture.service_scope("test"),
         target: desired.to_release_target(),
         expected_current: None,
         is_return: false,
     };
-    let rollback =
-        DeployRequest::Rollback { scope: fixture.service_scope("test"), version: None, expected_current: None };
-    let health = DeployRequest::CheckHealth { scope: fixture.service_scope("test"), expected_pids: None };
-    let refused = [("switch", switch), ("rollback", rollback), ("health", health)].map(|(case, request)| {
-        let DeployReply::Refused(why) = fixture.handle_request(&host, &request) else { panic!("{case} was done") };
+    let rollback = RollBack { scope: fixture.service_scope("test"), version: None, expected_current: None };
+    let health = CheckHealth { scope: fixture.service_scope("test"), expected_pids: None };
+    let refused = [
+        ("switch", fixture.handle_request(&host, &switch).unwrap_err()),
+        ("rollback", fixture.handle_request(&host, &rollback).unwrap_err()),
+        ("health", fixture.handle_request(&host, &health).unwrap_err()),
+    ]
+    .map(|(case, rejection)| {
+        let Rejection::Refused(why) = rejection else { panic!("{case}: {rejection:?}") };
         (case, why)
     });
     messages::check("no-release-there", refused);
@@ -104,13 +111,9 @@ fn missing_contents_leave_the_host_unchanged() {
     let desired = Box::new(fixture.desired_state(&desired_release("1.1")));
     let empty = crate::fixture::DeployBlobs::default();
     let host = fixture.host_agent(&CrashPoint::never());
-    let stage = DeployRequest::Stage {
-        scope: fixture.service_scope("test"),
-        desired,
-        expected_changes: Vec::new(),
-        adopt: false,
-    };
-    let error = host.handle_request(&stage, &empty, &CrashingSink(CrashPoint::never())).unwrap_err();
+    let stage =
+        StageRelease { scope: fixture.service_scope("test"), desired, expected_changes: Vec::new(), adopt: false };
+    let error = call_agent(&host, &stage, &empty, &CrashingSink(CrashPoint::never())).unwrap_err();
     messages::check("content-did-not-come", [("bin/demo", format!("{error:#}"))]);
     assert!(!fixture.root().join("releases/1.1.partial").exists(), "the space is free again");
     drop(host);
@@ -125,8 +128,8 @@ fn unsuitable_folders_are_rejected() {
     let host = fixture.host_agent(&CrashPoint::never());
     for root in ["/", "relative", "/srv/../etc"] {
         let scope = ServiceRef { base_dir: PathBuf::from(root), ..fixture.service_scope("test") };
-        let request = DeployRequest::Prune { scope, keep_releases: 1 };
-        assert!(host.handle_request(&request, &fixture.store, &CrashingSink(CrashPoint::never())).is_err(), "{root}");
+        let request = PruneReleases { scope, keep_releases: 1 };
+        assert!(fixture.try_request(&host, &request, &CrashPoint::never()).is_err(), "{root}");
     }
 }
 
@@ -142,8 +145,8 @@ fn folders_that_another_user_can_change_are_rejected() {
     fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never());
     let host = fixture.host_agent(&CrashPoint::never());
     let rejection = || {
-        let request = DeployRequest::Prune { scope: fixture.service_scope("test"), keep_releases: 1 };
-        let result = host.handle_request(&request, &fixture.store, &CrashingSink(CrashPoint::never()));
+        let request = PruneReleases { scope: fixture.service_scope("test"), keep_releases: 1 };
+        let result = fixture.try_request(&host, &request, &CrashPoint::never());
         result.err().map(|error| format!("{error:#}").replace(&fixture.root().display().to_string(), "/srv/shop"))
     };
     assert_eq!(rejection(), None);
@@ -175,9 +178,9 @@ fn nothing_is_created_in_a_folder_of_another_user() {
     fs::create_dir(&home).unwrap();
     std::os::unix::fs::chown(&home, Some(65534), Some(65534)).unwrap();
     let scope = ServiceRef { base_dir: home.join("apps/shop"), ..fixture.service_scope("test") };
-    let request = DeployRequest::LockService { scope };
+    let request = LockService { scope };
     let host = fixture.host_agent(&CrashPoint::never());
-    let refused = host.handle_request(&request, &fixture.store, &CrashingSink(CrashPoint::never())).unwrap_err();
+    let refused = fixture.try_request(&host, &request, &CrashPoint::never()).unwrap_err();
     let text = format!("{refused:#}").replace(&home.display().to_string(), "/home/shop");
     messages::check("service-folder-below-a-user", [("missing", text)]);
     assert_eq!(fs::read_dir(&home).unwrap().count(), 0);
@@ -203,8 +206,8 @@ fn a_folder_of_another_service_is_rejected() {
     let host = fixture.host_agent(&CrashPoint::never());
     let service = dunlin::protocol::deploy::ServiceName::new("other").unwrap();
     let scope = ServiceRef { service, ..fixture.service_scope("test") };
-    let request = DeployRequest::Observe { scope, compare_with: CompareWith::Nothing };
-    let error = host.handle_request(&request, &fixture.store, &CrashingSink(CrashPoint::never())).unwrap_err();
+    let request = ObserveService { scope, compare_with: CompareWith::Nothing };
+    let error = fixture.try_request(&host, &request, &CrashPoint::never()).unwrap_err();
     let text = format!("{error:#}").replace(&fixture.root().display().to_string(), "/srv/shop");
     messages::check("service-folder-of-another-service", [("demo", text)]);
 }
@@ -217,13 +220,13 @@ fn a_host_that_cannot_take_the_release_is_found_before_any_change() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let problems = |fixture: &DeployFixture, desired: &DesiredState, port: u16| {
-        let request = DeployRequest::Preflight {
+        let request = CheckRelease {
             scope: fixture.service_scope("test"),
             desired: Box::new(desired.clone()),
             listen_ports: vec![port],
         };
         match fixture.handle_request(&host, &request) {
-            DeployReply::PreflightDone(problems) => problems,
+            Ok(problems) => problems,
             other => panic!("{other:?}"),
         }
     };

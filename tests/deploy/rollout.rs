@@ -5,8 +5,8 @@ use std::os::unix::fs::MetadataExt;
 
 use dunlin::deploy::plan::plan_host;
 use dunlin::protocol::deploy::{
-    CompareWith, DeployReply, DeployRequest, HealthProbe, ReleaseVersion, SwitchHooks, SwitchOutcome, SwitchResult,
-    SwitchStep,
+    CheckHealth, CompareWith, HealthProbe, PruneReleases, Rejection, ReleaseVersion, RollBack, StageRelease,
+    StagedRelease, SwitchHooks, SwitchOutcome, SwitchResult, SwitchStep,
 };
 
 use crate::fixture::{DEMO_UNIT, DeployFixture, DesiredRelease, desired_release};
@@ -40,7 +40,7 @@ fn files_of_earlier_releases_are_not_sent_again() {
     fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never());
     let desired = Box::new(fixture.desired_state(&desired_release("1.1")));
     let host = fixture.host_agent(&CrashPoint::never());
-    let stage = DeployRequest::Stage {
+    let stage = StageRelease {
         scope: fixture.service_scope("test"),
         desired: desired.clone(),
         expected_changes: Vec::new(),
@@ -48,7 +48,7 @@ fn files_of_earlier_releases_are_not_sent_again() {
     };
     let program = desired.manifest.files.iter().find(|file| file.path.as_str() == "bin/demo").unwrap();
     assert_eq!(host.missing_blobs(&stage).unwrap(), std::slice::from_ref(&program.sha256));
-    assert_eq!(fixture.handle_request(&host, &stage), DeployReply::Staged { reused: 1, written: 1, bytes: 3 });
+    assert_eq!(fixture.handle_request(&host, &stage), Ok(StagedRelease { reused: 1, written: 1, bytes: 3 }));
     assert_eq!(host.missing_blobs(&stage).unwrap(), []);
     let inode = |version: &str| fs::metadata(fixture.root().join(format!("releases/{version}/share/same"))).unwrap();
     assert_eq!(inode("1.0").nlink(), inode("1.1").nlink());
@@ -125,15 +125,12 @@ fn rollbacks_return_to_the_previous_release() {
     let config = plan.pending_rows().find(|row| row.resource.starts_with("config")).unwrap();
     let diff = config.changes[0].diff.as_ref().unwrap();
     assert!(diff.contains("-new") && diff.contains("+same"), "{diff}");
-    let rollback = |to| DeployRequest::Rollback {
-        scope: fixture.service_scope("test"),
-        version: to,
-        expected_current: seen.confirmed.clone(),
-    };
+    let rollback =
+        |to| RollBack { scope: fixture.service_scope("test"), version: to, expected_current: seen.confirmed.clone() };
     let reply = fixture.handle_request(&host, &rollback(None));
-    assert!(matches!(reply, DeployReply::Switched(SwitchOutcome::Healthy { .. })), "{reply:?}");
+    assert!(matches!(reply, Ok(SwitchOutcome::Healthy { .. })), "{reply:?}");
     let refused = fixture.handle_request(&host, &rollback(Some(parse_version("0.1"))));
-    let DeployReply::Refused(why) = refused else { panic!("{refused:?}") };
+    let Err(Rejection::Refused(why)) = refused else { panic!("{refused:?}") };
     messages::check("rollback-unknown-release", [("0.1", why)]);
     drop(host);
     fixture.assert_serves(&desired_release("1.0"));
@@ -423,9 +420,9 @@ fn a_restarted_unit_fails_the_second_check() {
     let SwitchOutcome::Healthy { main_pids, .. } = outcome else { panic!("{outcome:?}") };
     let host = fixture.host_agent(&CrashPoint::never());
     let check = |expected_pids| {
-        let request = DeployRequest::CheckHealth { scope: fixture.service_scope("test"), expected_pids };
+        let request = CheckHealth { scope: fixture.service_scope("test"), expected_pids };
         match fixture.handle_request(&host, &request) {
-            DeployReply::HealthChecked(failure) => failure.map(|failure| failure.detail),
+            Ok(failure) => failure.map(|failure| failure.detail),
             other => panic!("{other:?}"),
         }
     };
@@ -446,15 +443,15 @@ fn a_long_interval_does_not_fail_the_second_check() {
     let SwitchOutcome::Healthy { main_pids, .. } = outcome else { panic!("{outcome:?}") };
     let host = fixture.host_agent(&CrashPoint::never());
     for expected_pids in [Some(main_pids), None] {
-        let request = DeployRequest::CheckHealth { scope: fixture.service_scope("test"), expected_pids };
-        assert_eq!(fixture.handle_request(&host, &request), DeployReply::HealthChecked(None));
+        let request = CheckHealth { scope: fixture.service_scope("test"), expected_pids };
+        assert_eq!(fixture.handle_request(&host, &request), Ok(None));
     }
 }
 
 /// Rolls back; the reply of the host.
-fn roll_back(fixture: &DeployFixture, to: Option<&str>) -> DeployReply {
+fn roll_back(fixture: &DeployFixture, to: Option<&str>) -> Result<SwitchOutcome, Rejection> {
     let host = fixture.host_agent(&CrashPoint::never());
-    let request = DeployRequest::Rollback {
+    let request = RollBack {
         scope: fixture.service_scope("test"),
         version: to.map(parse_version),
         expected_current: fixture.observe_host(&host, CompareWith::Nothing).confirmed,
@@ -469,11 +466,11 @@ fn each_rollback_goes_further_back() {
         fixture.deploy_release(&desired_release(version), &CrashPoint::never());
     }
     for version in ["1.1", "1.0"] {
-        assert!(matches!(roll_back(&fixture, None), DeployReply::Switched(SwitchOutcome::Healthy { .. })));
+        assert!(matches!(roll_back(&fixture, None), Ok(SwitchOutcome::Healthy { .. })));
         fixture.assert_serves(&desired_release(version));
     }
-    assert!(matches!(roll_back(&fixture, None), DeployReply::Refused(_)), "nothing served before 1.0");
-    assert!(matches!(roll_back(&fixture, Some("1.2")), DeployReply::Switched(SwitchOutcome::Healthy { .. })));
+    assert!(matches!(roll_back(&fixture, None), Err(Rejection::Refused(_))), "nothing served before 1.0");
+    assert!(matches!(roll_back(&fixture, Some("1.2")), Ok(SwitchOutcome::Healthy { .. })));
     fixture.assert_serves(&desired_release("1.2"));
 }
 
@@ -485,9 +482,9 @@ fn a_rollback_goes_past_other_configurations_of_the_same_release() {
     }
     let host = fixture.host_agent(&CrashPoint::never());
     let scope = fixture.service_scope("test");
-    fixture.handle_request(&host, &DeployRequest::Prune { scope, keep_releases: 1 });
+    fixture.handle_request(&host, &PruneReleases { scope, keep_releases: 1 }).unwrap();
     drop(host);
-    assert!(matches!(roll_back(&fixture, None), DeployReply::Switched(SwitchOutcome::Healthy { .. })));
+    assert!(matches!(roll_back(&fixture, None), Ok(SwitchOutcome::Healthy { .. })));
     fixture.assert_serves(&DesiredRelease { config: "a", ..desired_release("1.0") });
 }
 
@@ -501,10 +498,14 @@ fn rollbacks_to_releases_that_were_never_healthy_are_refused() {
     let desired = Box::new(fixture.desired_state(&desired_release("1.2")));
     let host = fixture.host_agent(&CrashPoint::never());
     let scope = fixture.service_scope("test");
-    fixture.handle_request(&host, &DeployRequest::Stage { scope, desired, expected_changes: Vec::new(), adopt: false });
+    fixture
+        .handle_request(&host, &StageRelease { scope, desired, expected_changes: Vec::new(), adopt: false })
+        .unwrap();
     drop(host);
     let refused = [("failed", "1.1"), ("never tried", "1.2")].map(|(case, version)| {
-        let DeployReply::Refused(why) = roll_back(&fixture, Some(version)) else { panic!("{version} was activated") };
+        let Err(Rejection::Refused(why)) = roll_back(&fixture, Some(version)) else {
+            panic!("{version} was activated")
+        };
         (case, why)
     });
     messages::check("rollback-never-healthy", refused);
@@ -526,7 +527,7 @@ fn rollbacks_keep_the_secrets_of_today() {
     let plan = plan_host("host-1", seen.retained_release.as_ref().unwrap(), &seen, &[], &|_| None).unwrap();
     assert!(plan.pending_rows().all(|row| !row.resource.starts_with("config")), "{plan:?}");
     drop(host);
-    assert!(matches!(roll_back(&fixture, None), DeployReply::Switched(SwitchOutcome::Healthy { .. })));
+    assert!(matches!(roll_back(&fixture, None), Ok(SwitchOutcome::Healthy { .. })));
     fixture.assert_serves(&secret_release("1.0", "new secret"));
 }
 
@@ -543,12 +544,11 @@ fn failed_releases_are_pruned_first_and_untried_ones_never() {
     let desired = Box::new(fixture.desired_state(&desired_release("1.4")));
     let host = fixture.host_agent(&CrashPoint::never());
     let scope = fixture.service_scope("test");
-    let stage = DeployRequest::Stage { scope: scope.clone(), desired, expected_changes: Vec::new(), adopt: false };
-    fixture.handle_request(&host, &stage);
-    let prune =
-        |keep_releases| fixture.handle_request(&host, &DeployRequest::Prune { scope: scope.clone(), keep_releases });
-    assert_eq!(prune(4), DeployReply::Pruned(vec!["1.2".to_owned()]));
-    assert_eq!(prune(1), DeployReply::Pruned(vec!["1.0".to_owned()]), "1.4 was never tried");
+    let stage = StageRelease { scope: scope.clone(), desired, expected_changes: Vec::new(), adopt: false };
+    fixture.handle_request(&host, &stage).unwrap();
+    let prune = |keep_releases| fixture.handle_request(&host, &PruneReleases { scope: scope.clone(), keep_releases });
+    assert_eq!(prune(4), Ok(vec!["1.2".to_owned()]));
+    assert_eq!(prune(1), Ok(vec!["1.0".to_owned()]), "1.4 was never tried");
 }
 
 #[test]
@@ -561,12 +561,11 @@ fn pruning_keeps_the_current_and_previous_release() {
     fs::create_dir(fixture.root().join("releases/2.0.partial")).unwrap();
     let host = fixture.host_agent(&CrashPoint::never());
     let prune = |keep| {
-        fixture
-            .handle_request(&host, &DeployRequest::Prune { scope: fixture.service_scope("test"), keep_releases: keep })
+        fixture.handle_request(&host, &PruneReleases { scope: fixture.service_scope("test"), keep_releases: keep })
     };
-    assert_eq!(prune(3), DeployReply::Pruned(vec!["1.1".to_owned(), "2.0.partial".to_owned()]));
-    assert_eq!(prune(1), DeployReply::Pruned(vec!["1.2".to_owned()]), "1.0 serves, 1.3 served before");
-    assert_eq!(prune(1), DeployReply::Pruned(Vec::new()));
+    assert_eq!(prune(3), Ok(vec!["1.1".to_owned(), "2.0.partial".to_owned()]));
+    assert_eq!(prune(1), Ok(vec!["1.2".to_owned()]), "1.0 serves, 1.3 served before");
+    assert_eq!(prune(1), Ok(Vec::new()));
     let left: Vec<ReleaseVersion> =
         fixture.observe_host(&host, CompareWith::Nothing).releases.into_iter().map(|r| r.version).collect();
     assert_eq!(left, [parse_version("1.0"), parse_version("1.3")]);

@@ -4,7 +4,9 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 
 use dunlin::deploy::plan::plan_host;
-use dunlin::protocol::deploy::{CompareWith, DeployReply, DeployRequest, ReleasePath, SharedPath, SwitchOutcome};
+use dunlin::protocol::deploy::{
+    CompareWith, PruneReleases, Rejection, ReleasePath, SharedPath, StageRelease, SwitchOutcome,
+};
 
 use crate::fixture::{DeployFixture, DesiredRelease, desired_release};
 use crate::model::CrashPoint;
@@ -40,8 +42,8 @@ fn shared_content_survives_releases_and_rollbacks() {
     assert!(matches!(outcome, SwitchOutcome::RolledBack { .. }), "{outcome:?}");
     assert_eq!(fs::read_to_string(root.join("current/config/local.toml")).unwrap(), "key = 1");
 
-    let prune = DeployRequest::Prune { scope: fixture.service_scope("test"), keep_releases: 1 };
-    fixture.handle_request(&fixture.host_agent(&CrashPoint::never()), &prune);
+    let prune = PruneReleases { scope: fixture.service_scope("test"), keep_releases: 1 };
+    fixture.handle_request(&fixture.host_agent(&CrashPoint::never()), &prune).unwrap();
     assert_eq!(fs::read_to_string(root.join("shared/uploads/photo")).unwrap(), "photo");
 }
 
@@ -89,13 +91,13 @@ fn content_at_a_shared_path_is_refused_by_name() {
         let reason = plan_host("host-1", &desired, &seen, &[], &|_| None).unwrap_err();
         assert!(reason.contains(path) && reason.contains(&format!("has {content};")), "{reason}");
         // The host does not rely on the plan.
-        let stage = DeployRequest::Stage {
+        let stage = StageRelease {
             scope: fixture.service_scope("test"),
             desired: Box::new(desired),
             expected_changes: Vec::new(),
             adopt: false,
         };
-        assert_eq!(fixture.handle_request(&host, &stage), DeployReply::Refused(reason));
+        assert_eq!(fixture.handle_request(&host, &stage), Err(Rejection::Refused(reason)));
         assert!(!fixture.root().join("shared").exists());
     }
 }

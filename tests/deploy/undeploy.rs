@@ -3,12 +3,12 @@
 use std::fs;
 
 use dunlin::protocol::deploy::{
-    DeployReply, DeployRequest, ReleasePath, ServiceChange, SharedPath, SwitchHooks, SwitchOutcome,
+    ApplyChange, Rejection, ReleasePath, ServiceChange, SharedPath, SwitchHooks, SwitchOutcome,
 };
 
 use crate::fixture::{DEMO_UNIT, DeployFixture, DesiredRelease, desired_release};
 use crate::maintenance::{apply_change, pending, plan_change};
-use crate::model::{CrashPoint, CrashingSink};
+use crate::model::CrashPoint;
 
 const UNDEPLOY: ServiceChange = ServiceChange::Undeploy { delete_shared: false };
 const UNDEPLOY_ALL: ServiceChange = ServiceChange::Undeploy { delete_shared: true };
@@ -126,12 +126,11 @@ fn a_killed_run_is_finished_by_the_next() {
         let expected_changes = plan_change(&fixture, UNDEPLOY).unwrap();
         let expected_changes = expected_changes.into_iter().map(|row| (row.resource, row.fingerprint)).collect();
         let scope = fixture.service_scope("test");
-        let request = DeployRequest::ApplyChange { scope, change: UNDEPLOY, expected_changes };
-        let done = fixture.catch_crash(|fixture| {
-            fixture.host_agent(&fuse).handle_request(&request, &fixture.store, &CrashingSink(fuse.clone())).unwrap()
-        });
+        let request = ApplyChange { scope, change: UNDEPLOY, expected_changes };
+        let done =
+            fixture.catch_crash(|fixture| fixture.try_request(&fixture.host_agent(&fuse), &request, &fuse).unwrap());
         if let Some(reply) = done {
-            assert_eq!(reply, DeployReply::ChangeApplied(None));
+            assert_eq!(reply, Ok(None));
             assert!(point > 5, "only {point} points were passed");
             return;
         }
@@ -148,9 +147,9 @@ fn a_change_after_the_plan_is_refused() {
     let expected_changes = expected_changes.into_iter().map(|row| (row.resource, row.fingerprint)).collect();
     fixture.deploy_release(&release("1.2"), &CrashPoint::never());
     let scope = fixture.service_scope("test");
-    let request = DeployRequest::ApplyChange { scope, change: UNDEPLOY, expected_changes };
+    let request = ApplyChange { scope, change: UNDEPLOY, expected_changes };
     let reply = fixture.handle_request(&fixture.host_agent(&CrashPoint::never()), &request);
-    assert!(matches!(&reply, DeployReply::PlanOutdated(lines) if !lines.is_empty()), "{reply:?}");
+    assert!(matches!(&reply, Err(Rejection::PlanOutdated(lines)) if !lines.is_empty()), "{reply:?}");
     fixture.assert_serves(&release("1.2"));
 }
 
@@ -161,8 +160,8 @@ fn a_file_that_was_edited_after_the_plan_is_not_deleted() {
     let expected_changes = expected_changes.into_iter().map(|row| (row.resource, row.fingerprint)).collect();
     std::fs::write(fixture.config_path(), "edited by hand, and not saved elsewhere").unwrap();
     let scope = fixture.service_scope("test");
-    let request = DeployRequest::ApplyChange { scope, change: UNDEPLOY, expected_changes };
+    let request = ApplyChange { scope, change: UNDEPLOY, expected_changes };
     let reply = fixture.handle_request(&fixture.host_agent(&CrashPoint::never()), &request);
-    assert!(matches!(&reply, DeployReply::PlanOutdated(lines) if lines.len() == 1), "{reply:?}");
+    assert!(matches!(&reply, Err(Rejection::PlanOutdated(lines)) if lines.len() == 1), "{reply:?}");
     assert!(fixture.config_path().exists());
 }

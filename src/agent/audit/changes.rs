@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::AuditLog;
-use crate::protocol::deploy::{DeployReply, DeployRequest, SwitchOutcome};
+use crate::protocol::deploy::{DeployReply, DeployRequest, Rejection, SwitchOutcome, TaskRun};
 use crate::protocol::shard::ShardRequest;
 use crate::protocol::{Event, ProgressSink, Reply};
 use crate::provision::host::PreparedCatalog;
@@ -47,19 +47,19 @@ impl ProgressSink for AuditSink<'_> {
 /// Returns the change of a deploy's request; `None` for one that only reads.
 pub fn change_of_deploy(request: &DeployRequest) -> Option<RequestedChange> {
     let (release, action) = match request {
-        DeployRequest::Observe { .. }
-        | DeployRequest::Preflight { .. }
-        | DeployRequest::CheckHealth { .. }
-        | DeployRequest::PlanChange { .. }
-        | DeployRequest::LockService { .. } => return None,
-        DeployRequest::RecordTask { record, .. } => (Some(&record.version), "record_task"),
-        DeployRequest::Stage { desired, .. } => (Some(&desired.manifest.version), "stage"),
-        DeployRequest::Switch { target, .. } => (Some(&target.version), "switch"),
-        DeployRequest::Deactivate { target, .. } => (Some(&target.version), "deactivate"),
-        DeployRequest::Rollback { version, .. } => (version.as_ref(), "rollback"),
-        DeployRequest::RunTask { target, .. } => (Some(&target.version), "task"),
-        DeployRequest::Prune { .. } => (None, "prune"),
-        DeployRequest::ApplyChange { change, .. } => (None, change.action()),
+        DeployRequest::ObserveService(_)
+        | DeployRequest::CheckRelease(_)
+        | DeployRequest::CheckHealth(_)
+        | DeployRequest::PlanChange(_)
+        | DeployRequest::LockService(_) => return None,
+        DeployRequest::RecordTask(request) => (Some(&request.record.version), "record_task"),
+        DeployRequest::StageRelease(request) => (Some(&request.desired.manifest.version), "stage"),
+        DeployRequest::SwitchRelease(request) => (Some(&request.target.version), "switch"),
+        DeployRequest::DeactivateRelease(request) => (Some(&request.target.version), "deactivate"),
+        DeployRequest::RollBack(request) => (request.version.as_ref(), "rollback"),
+        DeployRequest::RunTask(request) => (Some(&request.target.version), "task"),
+        DeployRequest::PruneReleases(_) => (None, "prune"),
+        DeployRequest::ApplyChange(request) => (None, request.change.action()),
     };
     let release = release.map(|release| format!(" {release}")).unwrap_or_default();
     Some(RequestedChange { resource: format!("service {}{release}", request.scope().service), action })
@@ -115,13 +115,21 @@ pub fn describe_failure(reply: &Result<Reply>) -> Option<String> {
     };
     Some(match reply {
         Reply::Exec(done) if done.status != 0 => format!("exit status {}", done.status),
-        Reply::Deploy(DeployReply::Refused(reason)) => reason.clone(),
-        Reply::Deploy(DeployReply::PlanOutdated(_)) => "the plan is out of date".to_owned(),
-        Reply::Deploy(DeployReply::Locked(holder)) => holder.describe_lock(),
-        Reply::Deploy(DeployReply::Cancelled) => "cancelled".to_owned(),
-        Reply::Deploy(DeployReply::ChangeApplied(Some(failure))) => format!("{}: failed", failure.step),
-        Reply::Deploy(DeployReply::TaskRun { failure: Some(_), .. }) => "the task failed".to_owned(),
-        Reply::Deploy(DeployReply::Switched(outcome)) => match outcome {
+        Reply::Deploy(reply) => return describe_deploy_failure(reply),
+        _ => return None,
+    })
+}
+
+fn describe_deploy_failure(reply: &DeployReply) -> Option<String> {
+    Some(match reply {
+        DeployReply::Rejected(Rejection::PlanOutdated(_)) => "the plan is out of date".to_owned(),
+        DeployReply::Rejected(Rejection::Locked(holder)) => holder.describe_lock(),
+        DeployReply::Rejected(rejection) => rejection.to_string(),
+        DeployReply::ApplyChange(Some(failure)) => format!("{}: failed", failure.step),
+        DeployReply::RunTask(TaskRun { failure: Some(_), .. }) => "the task failed".to_owned(),
+        DeployReply::SwitchRelease(outcome)
+        | DeployReply::RollBack(outcome)
+        | DeployReply::DeactivateRelease(outcome) => match outcome {
             SwitchOutcome::Unchanged | SwitchOutcome::Healthy { .. } => return None,
             SwitchOutcome::RolledBack { failure, restored, .. } => {
                 format!("{}: release {restored} was restored", failure.step)

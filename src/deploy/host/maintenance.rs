@@ -2,13 +2,14 @@
 
 use anyhow::{Context, Result};
 
+use super::Answer;
 use super::layout::ServiceLayout;
 use super::releases::read_desired;
 use super::state::{DeployState, unix_seconds};
 use super::switch::{Switch, plain_failure};
 use crate::deploy::plan::new_row;
 use crate::plan::{Action, AttributeChange, ResourceChange};
-use crate::protocol::deploy::{DeployReply, DesiredState, MaintenanceRecord, SwitchStep};
+use crate::protocol::deploy::{DeployFailure, DesiredState, MaintenanceRecord, SwitchStep};
 
 /// Plans the start or the end of a maintenance.
 pub(super) fn plan_maintenance(layout: &ServiceLayout, start: bool) -> Result<Result<Vec<ResourceChange>, String>> {
@@ -46,7 +47,7 @@ pub(super) fn plan_maintenance(layout: &ServiceLayout, start: bool) -> Result<Re
 }
 
 /// Takes the host out of rotation. If a hook fails, the host returns into rotation.
-pub(super) fn start_maintenance(switch: &Switch<'_>) -> Result<DeployReply> {
+pub(super) fn start_maintenance(switch: &Switch<'_>) -> Answer<Option<DeployFailure>> {
     let mut state = DeployState::read(switch.layout)?;
     let desired = read_active(switch.layout, &state)?;
     let operator = switch.scope.operator.clone();
@@ -61,28 +62,28 @@ pub(super) fn start_maintenance(switch: &Switch<'_>) -> Result<DeployReply> {
             None => detail.push_str("; the host is back in rotation"),
             Some(failure) => detail.push_str(&format!("; the host is not back in rotation: {failure}")),
         }
-        return Ok(DeployReply::ChangeApplied(Some(plain_failure(SwitchStep::Drain, detail))));
+        return Ok(Ok(Some(plain_failure(SwitchStep::Drain, detail))));
     }
     if let Some(maintenance) = &mut state.maintenance {
         maintenance.is_drained = true;
     }
     state.write(switch.layout)?;
-    Ok(DeployReply::ChangeApplied(None))
+    Ok(Ok(None))
 }
 
 /// Returns the host to rotation if its release is healthy. Otherwise the maintenance continues.
-pub(super) fn end_maintenance(switch: &Switch<'_>) -> Result<DeployReply> {
+pub(super) fn end_maintenance(switch: &Switch<'_>) -> Answer<Option<DeployFailure>> {
     let mut state = DeployState::read(switch.layout)?;
     let desired = read_active(switch.layout, &state)?;
     if let Some(failure) = switch.check_again(&desired, None) {
-        return Ok(DeployReply::ChangeApplied(Some(failure)));
+        return Ok(Ok(Some(failure)));
     }
     state.maintenance = None;
     // Written first: after a kill, the next run or deploy runs the hooks.
     state.out_of_rotation = true;
     state.write(switch.layout)?;
     let failure = switch.return_to_rotation(&mut state, &desired, &desired.config.hooks.after)?;
-    Ok(DeployReply::ChangeApplied(failure.map(|detail| plain_failure(SwitchStep::Rotation, detail))))
+    Ok(Ok(failure.map(|detail| plain_failure(SwitchStep::Rotation, detail))))
 }
 
 fn read_active(layout: &ServiceLayout, state: &DeployState) -> Result<DesiredState> {

@@ -18,7 +18,6 @@ use super::releases::{StoredRelease, read_desired};
 use super::service_manager::ServiceManager;
 use super::state::DeployState;
 use crate::deploy::signature::check_signature;
-use crate::plan::Digest;
 use crate::protocol::deploy::{DesiredState, UnitFile};
 use crate::resources::{BlobSource, PathMeta, atomic_file};
 
@@ -88,13 +87,6 @@ impl Preflight<'_> {
         }
         Ok(names)
     }
-}
-
-/// Returns the texts of units that a preflight needs and no release on this host has.
-pub(super) fn missing_unit_texts(layout: &ServiceLayout, desired: &DesiredState) -> Result<Vec<Digest>> {
-    let (stored, _) = StoredRelease::list_all(layout)?;
-    let is_missing = |digest: &&Digest| stored.iter().all(|release| release.read_text(digest).is_err());
-    Ok(desired.config.units.iter().map(|unit| &unit.digest).filter(is_missing).cloned().collect())
 }
 
 fn find_missing_accounts(desired: &DesiredState) -> Vec<String> {

@@ -7,14 +7,14 @@ use super::layout::ServiceLayout;
 use super::releases::StoredRelease;
 use super::state::DeployState;
 use crate::host_fs;
-use crate::protocol::deploy::{DeployReply, INCOMPLETE_SUFFIX, ReleaseVersion};
+use crate::protocol::deploy::{INCOMPLETE_SUFFIX, ReleaseVersion};
 use crate::protocol::{Event, ProgressSink};
 
 pub(super) fn prune_releases(
     layout: &ServiceLayout,
     keep_releases: usize,
     sink: &dyn ProgressSink,
-) -> Result<DeployReply> {
+) -> Result<Vec<String>> {
     let mut state = DeployState::read(layout)?;
     let (stored, partial) = StoredRelease::list_all(layout)?;
     let mut removed = Vec::new();
@@ -36,7 +36,7 @@ pub(super) fn prune_releases(
         host_fs::remove_tree(&layout.releases_dir().join(format!("{name}{INCOMPLETE_SUFFIX}")))?;
         removed.push(format!("{name}{INCOMPLETE_SUFFIX}"));
     }
-    Ok(DeployReply::Pruned(removed))
+    Ok(removed)
 }
 
 /// Removes a release.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{CWD, RenameFlags, fchown, ioctl_ficlone, renameat_with};
 
+use super::Answer;
 use super::contents::{ContentFetcher, LocalContents, LocalFile, missing_file_contents, missing_texts};
 use super::layout::{ServiceLayout, write_json};
 use super::ownership::{OwnerIds, resolve_owners};
@@ -22,7 +23,8 @@ use crate::deploy::plan::check_shared_paths;
 use crate::host_fs;
 use crate::plan::{Digest, DigestHasher};
 use crate::protocol::deploy::{
-    DeployReply, DesiredState, FileOwner, RECORDS_DIR, ReleaseFile, ReleaseManifest, ReleaseTarget, SharedPath,
+    DesiredState, FileOwner, RECORDS_DIR, Rejection, ReleaseFile, ReleaseManifest, ReleaseTarget, SharedPath,
+    StagedRelease,
 };
 use crate::protocol::{Event, ProgressSink, TRANSFER_PHASE};
 use crate::resources::BlobSource;
@@ -38,9 +40,9 @@ pub(super) fn stage_release(
     desired: &DesiredState,
     blobs: &dyn BlobSource,
     sink: &dyn ProgressSink,
-) -> Result<DeployReply> {
+) -> Answer<StagedRelease> {
     if let Err(reason) = check_shared_paths(&desired.config.shared, &desired.manifest) {
-        return Ok(DeployReply::Refused(reason));
+        return Ok(Err(Rejection::Refused(reason)));
     }
     let (stored, _) = StoredRelease::list_all(layout)?;
     let (manifest, setup) = (&desired.manifest, &desired.config);
@@ -68,11 +70,11 @@ pub(super) fn stage_release(
     }
     if !is_complete {
         if let Some(why) = replace_refusal(layout, existing, manifest)? {
-            return Ok(DeployReply::Refused(why));
+            return Ok(Err(Rejection::Refused(why)));
         }
         match staging.create_release(existing, &desired.to_release_target()) {
             Ok(true) => {}
-            Ok(false) => return Ok(DeployReply::Cancelled),
+            Ok(false) => return Ok(Err(Rejection::Cancelled)),
             Err(error) => {
                 // Frees a full disk at once, not at the next deploy.
                 host_fs::remove_tree(&layout.partial_dir(&manifest.version)).ok();
@@ -84,11 +86,11 @@ pub(super) fn stage_release(
     let release = layout.release_dir(&manifest.version);
     link_shared(&release, &setup.shared)?;
     store_setup(&release, setup, &texts).context("keeping the setup with the release")?;
-    Ok(DeployReply::Staged {
+    Ok(Ok(StagedRelease {
         reused: staging.reused_files,
         written: staging.written_files,
         bytes: staging.fetcher.received_bytes,
-    })
+    }))
 }
 
 /// Returns why a release may not be replaced.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use super::Answer;
 use super::activate::{Activation, StepFailure, StepReporter, TouchedUnits};
 use super::command::CommandContext;
 use super::health::HealthyService;
@@ -20,7 +21,7 @@ use super::{health, observe};
 use crate::deploy::plan;
 use crate::protocol::ProgressSink;
 use crate::protocol::deploy::{
-    CompareWith, DeployFailure, DeployReply, DesiredState, HealthCheck, ReleaseTarget, ReleaseVersion, ServiceRef,
+    CompareWith, DeployFailure, DesiredState, HealthCheck, Rejection, ReleaseTarget, ReleaseVersion, ServiceRef,
     SwitchOutcome, SwitchRecord, SwitchStep,
 };
 
@@ -39,22 +40,22 @@ pub(super) struct Switch<'a> {
 impl Switch<'_> {
     /// Switches back to a release that was healthy on this host, by default the one before. It gets the sensitive
     /// configuration of today: a secret that was replaced meanwhile is no longer valid.
-    pub fn roll_back(&self, to: Option<&ReleaseVersion>, from: Option<&ReleaseTarget>) -> Result<DeployReply> {
+    pub fn roll_back(&self, to: Option<&ReleaseVersion>, from: Option<&ReleaseTarget>) -> Answer<SwitchOutcome> {
         let (stored, _) = StoredRelease::list_all(self.layout)?;
         let state = DeployState::read(self.layout)?;
         let target = match observe::rollback_target(&state, to, &stored) {
             Ok(target) => target,
-            Err(why) => return Ok(DeployReply::Refused(why)),
+            Err(why) => return Ok(Err(Rejection::Refused(why))),
         };
         let Some(desired) = releases::read_with_current_secrets(self.layout, &state, &target)? else {
-            return Ok(DeployReply::Refused(format!("release {} is not staged on this host", target.version)));
+            return Ok(Err(Rejection::Refused(format!("release {} is not staged on this host", target.version))));
         };
         releases::store_known_setup(self.layout, &desired, &stored)?;
         self.switch_to(&desired.to_release_target(), from)
     }
 
     /// Switches to a staged state.
-    pub fn switch_to(&self, target: &ReleaseTarget, from: Option<&ReleaseTarget>) -> Result<DeployReply> {
+    pub fn switch_to(&self, target: &ReleaseTarget, from: Option<&ReleaseTarget>) -> Answer<SwitchOutcome> {
         let mut state = DeployState::read(self.layout)?;
         // The plan of the run that adopted the service found no release.
         let is_adopted = from.is_none() && state.confirmed_target().is_some_and(|now| now.version.is_adopted());
@@ -64,35 +65,35 @@ impl Switch<'_> {
                 target.map_or("nothing".to_owned(), |target| target.version.to_string())
             };
             let (now, planned) = (name(state.confirmed_target()), name(from));
-            return Ok(DeployReply::PlanOutdated(vec![format!("{now} is active, but the plan expected {planned}")]));
+            return Ok(Err(Rejection::PlanOutdated(vec![format!("{now} is active, but the plan expected {planned}")])));
         }
         let Some(desired) = releases::read_desired(self.layout, target)? else {
-            return Ok(DeployReply::Refused(format!("release {} is not staged on this host", target.version)));
+            return Ok(Err(Rejection::Refused(format!("release {} is not staged on this host", target.version))));
         };
         let compare_with = CompareWith::Desired(Box::new(desired.clone()));
         let observation = match observe_service(self.layout, self.service_manager, &compare_with)? {
             Ok(seen) => seen,
-            Err(reason) => return Ok(DeployReply::Refused(reason)),
+            Err(reason) => return Ok(Err(Rejection::Refused(reason))),
         };
         let rows = match plan::plan_rows(&desired, &observation, &|_| None) {
             Ok(rows) => rows,
-            Err(why) => return Ok(DeployReply::Refused(why)),
+            Err(why) => return Ok(Err(Rejection::Refused(why))),
         };
         if observation
             .releases
             .iter()
             .any(|release| release.version == target.version && !release.damaged_files.is_empty())
         {
-            return Ok(DeployReply::Refused(format!(
+            return Ok(Err(Rejection::Refused(format!(
                 "release {} is damaged on this host; deploy it again",
                 target.version
-            )));
+            ))));
         }
         if rows.iter().all(|row| !row.action.is_pending()) {
-            return Ok(DeployReply::Switched(SwitchOutcome::Unchanged));
+            return Ok(Ok(SwitchOutcome::Unchanged));
         }
         if self.sink.is_cancelled() {
-            return Ok(DeployReply::Cancelled);
+            return Ok(Err(Rejection::Cancelled));
         }
         let activation = Activation::from_plan(&desired, &observation, &rows);
         let (from, started_at, clock) = (state.confirmed_target().cloned(), unix_seconds(), Instant::now());
@@ -109,18 +110,18 @@ impl Switch<'_> {
             });
             state.write(self.layout)?;
         }
-        Ok(DeployReply::Switched(outcome))
+        Ok(Ok(outcome))
     }
 
     /// Stops the active release on a host that served nothing before it: the rollout failed on other hosts. A failed hook
     /// does not keep a release in service that the fleet does not serve.
-    pub fn deactivate(&self, target: &ReleaseTarget) -> Result<DeployReply> {
+    pub fn deactivate(&self, target: &ReleaseTarget) -> Answer<SwitchOutcome> {
         let mut state = DeployState::read(self.layout)?;
         if state.confirmed_target() != Some(target) || state.previous_target().is_some() {
-            return Ok(DeployReply::PlanOutdated(vec![format!(
+            return Ok(Err(Rejection::PlanOutdated(vec![format!(
                 "release {} is not the only one that served on this host",
                 target.version
-            )]));
+            )])));
         }
         let desired = releases::read_desired(self.layout, target)?
             .with_context(|| format!("the records of release {} are missing", target.version))?;
@@ -150,7 +151,7 @@ impl Switch<'_> {
             });
         }
         state.write(self.layout)?;
-        Ok(DeployReply::Switched(outcome))
+        Ok(Ok(outcome))
     }
 
     fn step_reporter(&self, version: &ReleaseVersion) -> StepReporter<'_> {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{FlockOperation, flock};
 
+use super::Answer;
 use super::activate::{config_meta, has_content, write_config};
 use super::command::BindMount;
 use super::layout::ServiceLayout;
@@ -18,63 +19,58 @@ use super::releases::{self, StoredRelease};
 use super::state::DeployState;
 use super::switch::Switch;
 use crate::host_fs;
-use crate::protocol::deploy::{DeployReply, DesiredState, ReleaseTarget, ReleaseTask, TaskRecord, TaskStatus};
+use crate::protocol::deploy::{DesiredState, Rejection, ReleaseTarget, ReleaseTask, TaskRecord, TaskRun, TaskStatus};
 use crate::resources::atomic_file;
 
 /// Records an attempt, or its result.
-pub(super) fn record_task(layout: &ServiceLayout, record: &TaskRecord) -> Result<DeployReply> {
+pub(super) fn record_task(layout: &ServiceLayout, record: &TaskRecord) -> Answer<()> {
     let mut state = DeployState::read(layout)?;
     if let Some(existing) = state.task_record(&record.name, &record.version)
         && existing.status == TaskStatus::Completed
         && record.status != TaskStatus::Completed
     {
-        return Ok(DeployReply::Refused(format!(
+        return Ok(Err(Rejection::Refused(format!(
             "task {} of release {} was completed by {}",
             existing.name, existing.version, existing.runner
-        )));
+        ))));
     }
     state.record_task(record.clone());
     state.write(layout)?;
-    Ok(DeployReply::TaskRecorded)
+    Ok(Ok(()))
 }
 
 /// Runs a task whose attempt is recorded as started by this run.
-pub(super) fn run_task(
-    switch: &Switch<'_>,
-    target: &ReleaseTarget,
-    task: &ReleaseTask,
-    run: &str,
-) -> Result<DeployReply> {
+pub(super) fn run_task(switch: &Switch<'_>, target: &ReleaseTarget, task: &ReleaseTask, run: &str) -> Answer<TaskRun> {
     let mut state = DeployState::read(switch.layout)?;
     let version = &target.version;
     let record = match state.task_record(&task.name, version) {
         Some(record) if record.status == TaskStatus::Completed => {
-            return Ok(DeployReply::TaskRun { ran: false, failure: None });
+            return Ok(Ok(TaskRun { ran: false, failure: None }));
         }
         Some(record) if record.status == TaskStatus::Started && record.run == run => record.clone(),
         _ => {
-            return Ok(DeployReply::Refused(format!(
+            return Ok(Err(Rejection::Refused(format!(
                 "task {} of release {version} is not recorded as started by this run",
                 task.name
-            )));
+            ))));
         }
     };
     let Some(desired) = releases::read_desired(switch.layout, target)? else {
-        return Ok(DeployReply::Refused(format!("release {version} is not staged on this host")));
+        return Ok(Err(Rejection::Refused(format!("release {version} is not staged on this host"))));
     };
     if switch.sink.is_cancelled() {
-        return Ok(DeployReply::Cancelled);
+        return Ok(Err(Rejection::Cancelled));
     }
     let Some(lock) = lock_tasks(switch.layout)? else {
-        return Ok(DeployReply::Refused(
+        return Ok(Err(Rejection::Refused(
             "a process of an earlier task of the service still runs on this host; wait until it ends".to_owned(),
-        ));
+        )));
     };
     let failure = execute_task(switch, &desired, task, lock).unwrap_or_else(|error| Some(format!("{error:#}")));
     let status = if failure.is_none() { TaskStatus::Completed } else { TaskStatus::Failed };
     state.record_task(TaskRecord { status, ..record });
     state.write(switch.layout)?;
-    Ok(DeployReply::TaskRun { ran: true, failure })
+    Ok(Ok(TaskRun { ran: true, failure }))
 }
 
 /// Takes the lock that a task's processes hold; `None` while a process of an earlier one has it.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde::Serialize;
 
+use super::Answer;
 use super::layout::{ServiceLayout, remove_empty_dir};
 use super::prune::remove_release;
 use super::releases::{StoredRelease, read_desired};
@@ -20,7 +21,7 @@ use crate::host_fs;
 use crate::plan::{Action, AttributeChange, ResourceChange, format_count};
 use crate::protocol::Event;
 use crate::protocol::deploy::{
-    DeployReply, DesiredState, INCOMPLETE_SUFFIX, ReleaseVersion, ServiceConfig, SwitchStep,
+    DeployFailure, DesiredState, INCOMPLETE_SUFFIX, Rejection, ReleaseVersion, ServiceConfig, SwitchStep,
 };
 
 /// The units, files and folders of a service that dunlin made on the host.
@@ -181,11 +182,11 @@ fn installed_configs(
 }
 
 /// Removes the service. A hook that fails stops it before the first change.
-pub(super) fn undeploy_service(switch: &Switch<'_>, delete_shared: bool) -> Result<DeployReply> {
+pub(super) fn undeploy_service(switch: &Switch<'_>, delete_shared: bool) -> Answer<Option<DeployFailure>> {
     let (layout, services) = (switch.layout, switch.service_manager);
     let installed = match InstalledService::observe(layout, services, delete_shared)? {
         Ok(installed) => installed,
-        Err(reason) => return Ok(DeployReply::Refused(reason)),
+        Err(reason) => return Ok(Err(Rejection::Refused(reason))),
     };
     let mut state = DeployState::read(layout)?;
     if let Some(release) = &installed.drained_release {
@@ -197,7 +198,7 @@ pub(super) fn undeploy_service(switch: &Switch<'_>, delete_shared: bool) -> Resu
             if let Some(failure) = switch.return_to_rotation(&mut state, release, &release.config.hooks.after)? {
                 detail.push_str(&format!("; the host is not back in rotation: {failure}"));
             }
-            return Ok(DeployReply::ChangeApplied(Some(plain_failure(SwitchStep::Drain, detail))));
+            return Ok(Ok(Some(plain_failure(SwitchStep::Drain, detail))));
         }
     }
     for unit in installed.units.iter().rev() {
@@ -229,7 +230,7 @@ pub(super) fn undeploy_service(switch: &Switch<'_>, delete_shared: bool) -> Resu
     // Files that dunlin did not create stay.
     remove_empty_dir(&layout.releases_dir())?;
     remove_empty_dir(layout.root())?;
-    Ok(DeployReply::ChangeApplied(None))
+    Ok(Ok(None))
 }
 
 fn report(switch: &Switch<'_>, text: &str) {

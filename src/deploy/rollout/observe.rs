@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{HostRecords, send_deploy_request};
+use super::{CallFailure, HostRecords, call_host};
 use crate::deploy::desired::{PreparedHost, ReleaseSource};
 use crate::deploy::plan::{describe_unmanaged, plan_host};
 use crate::deploy::programs::{HEADER_BYTES, ReleasePrograms};
@@ -11,8 +11,8 @@ use crate::inventory::Diagnostics;
 use crate::plan::{Digest, HostPlan};
 use crate::playbook::ContentMap;
 use crate::protocol::deploy::{
-    CompareWith, DeployFailure, DeployReply, DeployRequest, DesiredState, ReleaseFile, ReleaseTask, ReleaseVersion,
-    ServiceObservation, ServiceRef, TaskRecord,
+    CheckHealth, CompareWith, DeployFailure, DesiredState, ObserveService, Rejection, ReleaseFile, ReleaseTask,
+    ReleaseVersion, ServiceObservation, ServiceRef, TaskRecord,
 };
 use crate::transport::ConnectError;
 
@@ -129,7 +129,7 @@ pub async fn observe_retained_release(
         seen => seen?,
     };
     let desired =
-        seen.retained_release.take().ok_or_else(|| DeployPlanError::Host("an unexpected reply".to_owned()))?;
+        seen.retained_release.take().ok_or_else(|| DeployPlanError::Host("the host named no release".to_owned()))?;
     let (texts, listen_ports) = (ContentMap::new(), Vec::new());
     Ok(ObservedHost { session, desired, texts, observation: seen, listen_ports })
 }
@@ -159,14 +159,9 @@ pub async fn observe_service(
     if observation.confirmed.is_none() {
         return Ok((observation, ServiceHealth::Inactive));
     }
-    let request = DeployRequest::CheckHealth { scope: scope.clone(), expected_pids: None };
-    let health = match send_deploy_request(fleet, &session, request, &|_| {}).await {
-        Ok(DeployReply::HealthChecked(None)) => ServiceHealth::Healthy,
-        Ok(DeployReply::HealthChecked(Some(failure))) => ServiceHealth::Unhealthy(failure),
-        Ok(_) => return Err(DeployPlanError::Host("an unexpected reply".to_owned())),
-        Err(error) => return Err(DeployPlanError::Host(error)),
-    };
-    Ok((observation, health))
+    let request = CheckHealth { scope: scope.clone(), expected_pids: None };
+    let failure = call_host(fleet, &session, request, &|_| {}).await.map_err(DeployPlanError::from)?;
+    Ok((observation, failure.map_or(ServiceHealth::Healthy, ServiceHealth::Unhealthy)))
 }
 
 async fn request_observation(
@@ -175,13 +170,17 @@ async fn request_observation(
     scope: &ServiceRef,
     compare_with: CompareWith,
 ) -> Result<ServiceObservation, DeployPlanError> {
-    match send_deploy_request(fleet, session, DeployRequest::Observe { scope: scope.clone(), compare_with }, &|_| {})
-        .await
-    {
-        Ok(DeployReply::Observed(seen)) => Ok(*seen),
-        Ok(DeployReply::Refused(why)) => Err(DeployPlanError::Impossible(why)),
-        Ok(_) => Err(DeployPlanError::Host("an unexpected reply".to_owned())),
-        Err(error) => Err(DeployPlanError::Host(error)),
+    let request = ObserveService { scope: scope.clone(), compare_with };
+    Ok(*call_host(fleet, session, request, &|_| {}).await.map_err(DeployPlanError::from)?)
+}
+
+impl From<CallFailure> for DeployPlanError {
+    fn from(failure: CallFailure) -> Self {
+        match failure {
+            CallFailure::Rejected(Rejection::Refused(reason)) => Self::Impossible(reason),
+            CallFailure::Rejected(rejection) => Self::Host(rejection.to_string()),
+            CallFailure::Failed(error) => Self::Host(error),
+        }
     }
 }
 

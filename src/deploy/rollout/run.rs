@@ -1,14 +1,15 @@
 //! Applies a plan to the hosts, batch by batch.
 
-use super::{DueTasks, PlannedDeploy, TaskSelection, send_deploy_request};
+use super::{CallFailure, DueTasks, PlannedDeploy, TaskSelection, call_host};
 use crate::deploy::plan::expected_fingerprints;
 use crate::fleet::{Fleet, Session};
 use crate::playbook::BatchSize;
-use crate::protocol::Event;
 use crate::protocol::deploy::{
-    DeployFailure, DeployReply, DeployRequest, ReleaseVersion, ServiceRef, SwitchOutcome, SwitchStep, TaskPhase,
+    CheckRelease, DeployFailure, PruneReleases, Rejection, ReleaseVersion, ServiceRef, StageRelease, StagedRelease,
+    SwitchOutcome, SwitchStep, TaskPhase,
 };
 use crate::protocol::lock::LockHolder;
+use crate::protocol::{Call, Event};
 
 /// Reports the progress of a rollout.
 #[derive(Debug)]
@@ -17,8 +18,8 @@ pub enum RolloutEvent<'a> {
     Phase(String),
     /// Event that the host reported.
     HostEvent(&'a str, &'a Event),
-    /// The release is staged: files reused, files written, bytes written.
-    Staged(&'a str, (usize, usize, u64)),
+    /// The release is staged.
+    Staged(&'a str, &'a StagedRelease),
     /// A task succeeded; `false`: it had run before.
     Task(&'a str, &'a str, bool),
     /// A switch completed.
@@ -122,7 +123,7 @@ impl Rollout<'_> {
 
     /// Checks on all hosts that they can take the release, before anything changes on any of them.
     async fn run_preflight(&self, pending_hosts: &[&PlannedDeploy], outcome: &mut RolloutOutcome) {
-        let request = |host: &PlannedDeploy| DeployRequest::Preflight {
+        let request = |host: &PlannedDeploy| CheckRelease {
             scope: self.scope.clone(),
             desired: Box::new(host.desired.clone()),
             listen_ports: host.listen_ports.clone(),
@@ -131,19 +132,17 @@ impl Rollout<'_> {
         for (host, reply) in pending_hosts.iter().zip(replies) {
             let name = &host.session.host;
             match reply {
-                Ok(DeployReply::PreflightDone(problems)) if problems.is_empty() => {}
-                Ok(DeployReply::PreflightDone(problems)) => {
-                    outcome.record_failure(name, HostFailure::Refused(problems.join("\n  ")));
-                }
-                Err(error) => outcome.record_failure(name, HostFailure::Refused(error)),
-                reply => outcome.record_rejection(name, reply),
+                Ok(problems) if problems.is_empty() => {}
+                Ok(problems) => outcome.record_failure(name, HostFailure::Refused(problems.join("\n  "))),
+                Err(CallFailure::Failed(error)) => outcome.record_failure(name, HostFailure::Refused(error)),
+                Err(rejected) => outcome.record_call_failure(name, rejected),
             }
         }
     }
 
     async fn stage_release(&self, pending_hosts: &[&PlannedDeploy], outcome: &mut RolloutOutcome) {
         (self.event_sink)(&RolloutEvent::Phase(format!("staging on {}", format_names(pending_hosts))));
-        let request = |host: &PlannedDeploy| DeployRequest::Stage {
+        let request = |host: &PlannedDeploy| StageRelease {
             scope: self.scope.clone(),
             desired: Box::new(host.desired.clone()),
             expected_changes: expected_fingerprints(&host.plan),
@@ -154,10 +153,8 @@ impl Rollout<'_> {
         for (host, reply) in pending_hosts.iter().zip(replies) {
             let name = &host.session.host;
             match reply {
-                Ok(DeployReply::Staged { reused, written, bytes }) => {
-                    (self.event_sink)(&RolloutEvent::Staged(name, (reused, written, bytes)));
-                }
-                reply => outcome.record_rejection(name, reply),
+                Ok(staged) => (self.event_sink)(&RolloutEvent::Staged(name, &staged)),
+                Err(failure) => outcome.record_call_failure(name, failure),
             }
         }
     }
@@ -171,36 +168,34 @@ impl Rollout<'_> {
         if self.should_stop(outcome) {
             return;
         }
-        let request = || DeployRequest::Prune { scope: self.scope.clone(), keep_releases };
+        let request = || PruneReleases { scope: self.scope.clone(), keep_releases };
         let replies = self.fleet.map_parallel(pending_hosts, |host| self.send_request(host, request())).await;
         for (host, reply) in pending_hosts.iter().zip(replies) {
             let name = &host.session.host;
             match reply {
-                Ok(DeployReply::Pruned(removed)) => (self.event_sink)(&RolloutEvent::Pruned(name, &removed)),
-                Err(error) => {
+                Ok(removed) => (self.event_sink)(&RolloutEvent::Pruned(name, &removed)),
+                Err(CallFailure::Failed(error)) => {
                     let message = format!("it serves as it should, but old releases could not be removed: {error}");
                     outcome.record_failure(name, HostFailure::Failed(message, Vec::new()));
                 }
-                reply => outcome.record_rejection(name, reply),
+                Err(rejected) => outcome.record_call_failure(name, rejected),
             }
         }
     }
 
-    pub(super) async fn send_request(
-        &self,
-        host: &PlannedDeploy,
-        request: DeployRequest,
-    ) -> Result<DeployReply, String> {
-        self.send_to_session(&host.session, request).await
+    pub(super) async fn send_request<C, T>(&self, host: &PlannedDeploy, call: C) -> Result<T, CallFailure>
+    where
+        C: Call<Reply = Result<T, Rejection>>,
+    {
+        self.send_to_session(&host.session, call).await
     }
 
     /// Sends a request to a host of the service and reports the host's events.
-    pub(super) async fn send_to_session(
-        &self,
-        session: &Session,
-        request: DeployRequest,
-    ) -> Result<DeployReply, String> {
-        send_deploy_request(self.fleet, session, request, &|event| {
+    pub(super) async fn send_to_session<C, T>(&self, session: &Session, call: C) -> Result<T, CallFailure>
+    where
+        C: Call<Reply = Result<T, Rejection>>,
+    {
+        call_host(self.fleet, session, call, &|event| {
             (self.event_sink)(&RolloutEvent::HostEvent(&session.host, &event))
         })
         .await
@@ -235,17 +230,24 @@ impl RolloutOutcome {
         }
     }
 
-    /// Converts an unexpected reply into a failure.
-    pub(super) fn record_rejection(&mut self, host: &str, reply: Result<DeployReply, String>) {
-        let trouble = match reply {
-            Ok(DeployReply::Locked(holder)) => HostFailure::Locked(holder),
-            Ok(DeployReply::Refused(why)) => HostFailure::Refused(why),
-            Ok(DeployReply::PlanOutdated(lines)) => HostFailure::Refused(lines.join("\n  ")),
-            Ok(DeployReply::Cancelled) => return self.skipped.push(host.to_owned()),
-            Ok(_) => HostFailure::Failed("an unexpected reply".to_owned(), Vec::new()),
-            Err(error) => HostFailure::Failed(error, Vec::new()),
-        };
-        self.record_failure(host, trouble);
+    /// Records why a host has no answer; a cancelled host is skipped.
+    pub(super) fn record_call_failure(&mut self, host: &str, failure: CallFailure) {
+        match HostFailure::from_call(failure) {
+            Some(failure) => self.record_failure(host, failure),
+            None => self.skipped.push(host.to_owned()),
+        }
+    }
+}
+
+impl HostFailure {
+    /// Returns the failure of a host that has no answer; `None` if it was cancelled.
+    pub(super) fn from_call(failure: CallFailure) -> Option<Self> {
+        Some(match failure {
+            CallFailure::Rejected(Rejection::Locked(holder)) => Self::Locked(holder),
+            CallFailure::Rejected(Rejection::Cancelled) => return None,
+            CallFailure::Rejected(rejection) => Self::Refused(rejection.to_string()),
+            CallFailure::Failed(error) => Self::Failed(error, Vec::new()),
+        })
     }
 }
 

@@ -1,23 +1,22 @@
 //! Runs the tasks of a release once per fleet: every host of the service records the start and the end.
 
-use super::{HostFailure, HostRecords, NewRelease, PlannedDeploy, Rollout, RolloutEvent, RolloutOutcome};
+use super::{CallFailure, HostFailure, HostRecords, NewRelease, PlannedDeploy, Rollout, RolloutEvent, RolloutOutcome};
 use crate::fleet::Session;
-use crate::protocol::deploy::{DeployReply, DeployRequest, ReleaseTask, TaskPhase, TaskRecord, TaskStatus};
+use crate::protocol::deploy::{
+    LockService, RecordTask, ReleaseTask, RunTask, TaskPhase, TaskRecord, TaskRun, TaskStatus,
+};
 
 impl Rollout<'_> {
     /// Locks the service on all its hosts, and checks that no other run recorded a task after the plan was made.
     pub(super) async fn lock_service(&self, planned: &[PlannedDeploy], outcome: &mut RolloutOutcome) {
         let sessions = self.all_sessions(planned);
-        let lock = |session| self.send_to_session(session, DeployRequest::LockService { scope: self.scope.clone() });
-        let is_locked = |reply: &Result<_, _>| matches!(reply, Ok(DeployReply::ServiceLocked { .. }));
+        let lock = |session| self.send_to_session(session, LockService { scope: self.scope.clone() });
         let mut records = Vec::new();
-        for (session, reply) in self.fleet.lock_in_order(&sessions, lock, is_locked).await {
+        for (session, reply) in self.fleet.lock_in_order(&sessions, lock, Result::is_ok).await {
             match reply {
-                Ok(DeployReply::ServiceLocked { tasks }) => {
-                    records.push(HostRecords { host: session.host.clone(), records: Ok(tasks) });
-                }
-                Err(error) => outcome.record_failure(&session.host, HostFailure::Refused(error)),
-                reply => outcome.record_rejection(&session.host, reply),
+                Ok(tasks) => records.push(HostRecords { host: session.host.clone(), records: Ok(tasks) }),
+                Err(CallFailure::Failed(error)) => outcome.record_failure(&session.host, HostFailure::Refused(error)),
+                Err(rejected) => outcome.record_call_failure(&session.host, rejected),
             }
         }
         let Some(release) = self.new_release.as_ref().filter(|_| !self.should_stop(outcome)) else { return };
@@ -80,29 +79,29 @@ impl Rollout<'_> {
     ) {
         let name = &runner.session.host;
         outcome.has_side_effects = true;
-        let request = DeployRequest::RunTask {
+        let request = RunTask {
             scope: self.scope.clone(),
             target: runner.desired.to_release_target(),
             task: task.clone(),
             run: release.selection.run.to_owned(),
         };
         let status = match self.send_to_session(&runner.session, request).await {
-            Ok(DeployReply::TaskRun { ran, failure: None }) => {
+            Ok(TaskRun { ran, failure: None }) => {
                 (self.event_sink)(&RolloutEvent::Task(name, &task.name, ran));
                 TaskStatus::Completed
             }
-            Ok(DeployReply::TaskRun { failure: Some(error), .. }) => {
+            Ok(TaskRun { failure: Some(error), .. }) => {
                 let text = format!("task {} failed: {error}", task.name);
                 outcome.record_failure(name, HostFailure::Failed(text, Vec::new()));
                 TaskStatus::Failed
             }
             // The connection or the agent ended: the task may still run, and the start stays recorded.
-            Err(error) => {
+            Err(CallFailure::Failed(error)) => {
                 let text = format!("task {}: its result is unknown: {error}", task.name);
                 return outcome.record_failure(name, HostFailure::Failed(text, Vec::new()));
             }
-            reply => {
-                outcome.record_rejection(name, reply);
+            Err(rejected) => {
+                outcome.record_call_failure(name, rejected);
                 TaskStatus::Failed
             }
         };
@@ -118,17 +117,17 @@ impl Rollout<'_> {
         outcome: &mut RolloutOutcome,
     ) -> bool {
         let sessions = self.all_sessions(planned);
-        let request = || DeployRequest::RecordTask { scope: self.scope.clone(), record: record.clone() };
+        let request = || RecordTask { scope: self.scope.clone(), record: record.clone() };
         let replies = self.fleet.map_parallel(&sessions, |session| self.send_to_session(session, request())).await;
         let mut is_recorded = true;
         for (session, reply) in sessions.iter().zip(replies) {
             match reply {
-                Ok(DeployReply::TaskRecorded) => continue,
-                Err(error) => {
+                Ok(()) => continue,
+                Err(CallFailure::Failed(error)) => {
                     let text = format!("task {} was not recorded: {error}", record.name);
                     outcome.record_failure(&session.host, HostFailure::Failed(text, Vec::new()));
                 }
-                reply => outcome.record_rejection(&session.host, reply),
+                Err(rejected) => outcome.record_call_failure(&session.host, rejected),
             }
             is_recorded = false;
         }

@@ -1,9 +1,12 @@
 //! Plans and applies a change of a service on its hosts, such as maintenance.
 
-use super::{DeployPlanError, EventSink, HostFailure, RolloutEvent, send_deploy_request};
+use super::{CallFailure, DeployPlanError, EventSink, HostFailure, RolloutEvent, call_host};
 use crate::fleet::{Fleet, Session};
 use crate::plan::{Digest, HostPlan, StepRef};
-use crate::protocol::deploy::{DeployReply, DeployRequest, ServiceChange, ServiceRef};
+use crate::protocol::Call;
+use crate::protocol::deploy::{
+    ApplyChange, DeployFailure, LockService, PlanChange, Rejection, ServiceChange, ServiceRef,
+};
 
 /// A change of a service.
 pub struct ServiceChangeRun<'a> {
@@ -43,13 +46,8 @@ impl ServiceChangeRun<'_> {
 
     async fn plan_host(&self, host: &str) -> Result<PlannedChange, DeployPlanError> {
         let session = self.fleet.connect(host).await.map_err(DeployPlanError::Connect)?;
-        let request = DeployRequest::PlanChange { scope: self.scope.clone(), change: self.change };
-        let mut rows = match send_deploy_request(self.fleet, &session, request, &|_| {}).await {
-            Ok(DeployReply::ChangePlanned(rows)) => rows,
-            Ok(DeployReply::Refused(reason)) => return Err(DeployPlanError::Impossible(reason)),
-            Ok(_) => return Err(DeployPlanError::Host("an unexpected reply".to_owned())),
-            Err(error) => return Err(DeployPlanError::Host(error)),
-        };
+        let request = PlanChange { scope: self.scope.clone(), change: self.change };
+        let mut rows = call_host(self.fleet, &session, request, &|_| {}).await.map_err(DeployPlanError::from)?;
         for (step, row) in rows.iter_mut().enumerate() {
             row.step = StepRef { play: 0, step };
         }
@@ -62,12 +60,10 @@ impl ServiceChangeRun<'_> {
             planned.iter().filter(|host| host.plan.pending_rows().next().is_some()).collect();
         let mut outcome = ChangeOutcome::default();
         let sessions: Vec<&Session> = pending.iter().map(|host| &host.session).collect();
-        let lock =
-            |session| self.send_request(session, DeployRequest::LockService { scope: self.scope.clone() }, event_sink);
-        let is_locked = |reply: &Result<_, _>| matches!(reply, Ok(DeployReply::ServiceLocked { .. }));
-        for (session, reply) in self.fleet.lock_in_order(&sessions, lock, is_locked).await {
-            if !is_locked(&reply) {
-                outcome.record_reply(&session.host, reply);
+        let lock = |session| self.send_request(session, LockService { scope: self.scope.clone() }, event_sink);
+        for (session, reply) in self.fleet.lock_in_order(&sessions, lock, Result::is_ok).await {
+            if let Err(failure) = reply {
+                outcome.record_reply(&session.host, Err(failure));
             }
         }
         if !outcome.failed.is_empty() || self.fleet.cancellation.is_cancelled() {
@@ -80,7 +76,7 @@ impl ServiceChangeRun<'_> {
             let rows = host.plan.rows.iter();
             let expected_changes: Vec<(String, Digest)> =
                 rows.map(|row| (row.resource.clone(), row.fingerprint.clone())).collect();
-            DeployRequest::ApplyChange { scope, change: self.change, expected_changes }
+            ApplyChange { scope, change: self.change, expected_changes }
         };
         let replies =
             self.fleet.map_parallel(&pending, |host| self.send_request(&host.session, apply(host), event_sink)).await;
@@ -90,31 +86,25 @@ impl ServiceChangeRun<'_> {
         outcome
     }
 
-    async fn send_request(
-        &self,
-        session: &Session,
-        request: DeployRequest,
-        event_sink: EventSink<'_>,
-    ) -> Result<DeployReply, String> {
+    async fn send_request<C, T>(&self, session: &Session, call: C, event_sink: EventSink<'_>) -> Result<T, CallFailure>
+    where
+        C: Call<Reply = Result<T, Rejection>>,
+    {
         let on_event = |event| event_sink(&RolloutEvent::HostEvent(&session.host, &event));
-        send_deploy_request(self.fleet, session, request, &on_event).await
+        call_host(self.fleet, session, call, &on_event).await
     }
 }
 
 impl ChangeOutcome {
-    fn record_reply(&mut self, host: &str, reply: Result<DeployReply, String>) {
+    fn record_reply(&mut self, host: &str, reply: Result<Option<DeployFailure>, CallFailure>) {
         let failure = match reply {
-            Ok(DeployReply::ChangeApplied(None)) => return self.changed.push(host.to_owned()),
-            Ok(DeployReply::Cancelled) => return self.skipped.push(host.to_owned()),
-            Ok(DeployReply::ChangeApplied(Some(failure))) => {
-                HostFailure::Failed(failure.to_string(), failure.journal_lines)
-            }
-            Ok(DeployReply::Locked(holder)) => HostFailure::Locked(holder),
-            Ok(DeployReply::Refused(reason)) => HostFailure::Refused(reason),
-            Ok(DeployReply::PlanOutdated(lines)) => HostFailure::Refused(lines.join("\n  ")),
-            Ok(_) => HostFailure::Failed("an unexpected reply".to_owned(), Vec::new()),
-            Err(error) => HostFailure::Failed(error, Vec::new()),
+            Ok(None) => return self.changed.push(host.to_owned()),
+            Ok(Some(failure)) => Some(HostFailure::Failed(failure.to_string(), failure.journal_lines)),
+            Err(failure) => HostFailure::from_call(failure),
         };
-        self.failed.push((host.to_owned(), failure));
+        match failure {
+            Some(failure) => self.failed.push((host.to_owned(), failure)),
+            None => self.skipped.push(host.to_owned()),
+        }
     }
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::run::{describe_failure, format_names};
-use super::{HostFailure, PlannedDeploy, Rollout, RolloutEvent, RolloutOutcome};
+use super::{CallFailure, HostFailure, PlannedDeploy, Rollout, RolloutEvent, RolloutOutcome};
 use crate::deploy::batches::split_into_batches;
-use crate::protocol::deploy::{DeployReply, DeployRequest, ReleaseVersion, SwitchOutcome};
+use crate::protocol::deploy::{CheckHealth, DeactivateRelease, ReleaseVersion, RollBack, SwitchOutcome, SwitchRelease};
 
 /// Main processes of the hosts that a rollout switched, as they were after the switch.
 type SwitchedProcesses = BTreeMap<String, Vec<u32>>;
@@ -50,21 +50,12 @@ impl Rollout<'_> {
         processes: &mut SwitchedProcesses,
         rollout_outcome: &mut RolloutOutcome,
     ) -> bool {
-        let request = |host: &PlannedDeploy| {
-            let (scope, expected_current) = (self.scope.clone(), host.observation.confirmed.clone());
-            let target = host.desired.to_release_target();
-            if self.new_release.is_some() {
-                DeployRequest::Switch { scope, target, expected_current, is_return: false }
-            } else {
-                DeployRequest::Rollback { scope, version: Some(target.version), expected_current }
-            }
-        };
         // Reported at once, since a slow host must not hide the results of the others.
         let replies = self
             .fleet
             .map_parallel(batch, |host| async {
-                let reply = self.send_request(host, request(host)).await;
-                if let Ok(DeployReply::Switched(outcome)) = &reply {
+                let reply = self.switch_host(host).await;
+                if let Ok(outcome) = &reply {
                     (self.event_sink)(&RolloutEvent::Switched(&host.session.host, outcome));
                 }
                 reply
@@ -74,7 +65,7 @@ impl Rollout<'_> {
         for (host, reply) in batch.iter().zip(replies) {
             let name = &host.session.host;
             match reply {
-                Ok(DeployReply::Switched(outcome)) => {
+                Ok(outcome) => {
                     if let SwitchOutcome::Healthy { main_pids, .. } = &outcome {
                         rollout_outcome.activated.push(name.clone());
                         processes.insert(name.clone(), main_pids.clone());
@@ -82,13 +73,23 @@ impl Rollout<'_> {
                     ended_well &= matches!(outcome, SwitchOutcome::Unchanged | SwitchOutcome::Healthy { .. });
                     rollout_outcome.switched(name, &outcome);
                 }
-                reply => {
+                Err(failure) => {
                     ended_well = false;
-                    rollout_outcome.record_rejection(name, reply);
+                    rollout_outcome.record_call_failure(name, failure);
                 }
             }
         }
         ended_well
+    }
+
+    async fn switch_host(&self, host: &PlannedDeploy) -> Result<SwitchOutcome, CallFailure> {
+        let (scope, expected_current) = (self.scope.clone(), host.observation.confirmed.clone());
+        let target = host.desired.to_release_target();
+        if self.new_release.is_some() {
+            self.send_request(host, SwitchRelease { scope, target, expected_current, is_return: false }).await
+        } else {
+            self.send_request(host, RollBack { scope, version: Some(target.version), expected_current }).await
+        }
     }
 
     /// Checks the switched hosts again; returns `false` if one is not healthy any more.
@@ -100,7 +101,7 @@ impl Rollout<'_> {
     ) -> bool {
         let hosts: Vec<&PlannedDeploy> =
             pending_hosts.iter().filter(|host| processes.contains_key(&host.session.host)).copied().collect();
-        let request = |host: &PlannedDeploy| DeployRequest::CheckHealth {
+        let request = |host: &PlannedDeploy| CheckHealth {
             scope: self.scope.clone(),
             expected_pids: processes.get(&host.session.host).cloned(),
         };
@@ -109,13 +110,13 @@ impl Rollout<'_> {
         for (host, reply) in hosts.iter().zip(replies) {
             let name = &host.session.host;
             match reply {
-                Ok(DeployReply::HealthChecked(None)) => continue,
-                Ok(DeployReply::HealthChecked(Some(failure))) => {
+                Ok(None) => continue,
+                Ok(Some(failure)) => {
                     let text =
                         format!("release {} is no longer healthy: {}", host.desired.manifest.version, failure.detail);
                     outcome.record_failure(name, HostFailure::Failed(text, failure.journal_lines));
                 }
-                reply => outcome.record_rejection(name, reply),
+                Err(failure) => outcome.record_call_failure(name, failure),
             }
             is_healthy = false;
         }
@@ -145,26 +146,31 @@ impl Rollout<'_> {
         }
     }
 
-    async fn return_host(&self, host: &PlannedDeploy) -> Result<DeployReply, String> {
+    async fn return_host(&self, host: &PlannedDeploy) -> Result<SwitchOutcome, CallFailure> {
         let expected_current = Some(host.desired.to_release_target());
         let scope = self.scope.clone();
         if is_adopted(host) {
             let before = host.observation.confirmed.as_ref().map(|confirmed| confirmed.version.clone());
             // With what was kept of the host, which the observation from before does not have.
             let version = Some(before.unwrap_or_else(ReleaseVersion::adopted));
-            return self.send_request(host, DeployRequest::Rollback { scope, version, expected_current }).await;
+            return self.send_request(host, RollBack { scope, version, expected_current }).await;
         }
         let Some(target) = host.observation.confirmed.clone() else {
             let target = host.desired.to_release_target();
-            return self.send_request(host, DeployRequest::Deactivate { scope, target }).await;
+            return self.send_request(host, DeactivateRelease { scope, target }).await;
         };
-        self.send_request(host, DeployRequest::Switch { scope, target, expected_current, is_return: true }).await
+        self.send_request(host, SwitchRelease { scope, target, expected_current, is_return: true }).await
     }
 
-    fn record_return(&self, host: &PlannedDeploy, reply: Result<DeployReply, String>, outcome: &mut RolloutOutcome) {
+    fn record_return(
+        &self,
+        host: &PlannedDeploy,
+        reply: Result<SwitchOutcome, CallFailure>,
+        outcome: &mut RolloutOutcome,
+    ) {
         let name = &host.session.host;
         match reply {
-            Ok(DeployReply::Switched(switch)) => {
+            Ok(switch) => {
                 (self.event_sink)(&RolloutEvent::Switched(name, &switch));
                 outcome.switched.retain(|switched| switched != name);
                 if is_deactivated(host, &switch) {
@@ -176,7 +182,7 @@ impl Rollout<'_> {
                     Some((text, log)) => outcome.record_failure(name, HostFailure::Failed(text, log)),
                 }
             }
-            reply => outcome.record_rejection(name, reply),
+            Err(failure) => outcome.record_call_failure(name, failure),
         }
     }
 }
