@@ -55,7 +55,7 @@ const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
     ("rebalance::host", AGENT_MODULES),
     // The modules of the controller. `transport`: only the errors, see ERRORS_ONLY.
     ("provision", CONTROLLER_MODULES),
-    // `resources`: modes.
+    // `resources`: modes. `process`: git, builds and the commands of `[notify]`.
     (
         "deploy",
         &[
@@ -69,6 +69,7 @@ const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
             "atomic_file",
             "http",
             "duration",
+            "process",
         ],
     ),
     ("rebalance", CONTROLLER_MODULES),

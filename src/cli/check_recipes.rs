@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use super::recipe::parse_recipe;
-use crate::deploy::artifact::find_cargo_builds;
+use crate::deploy::artifact::{find_cargo_builds, is_ignored_by_git};
 use crate::deploy::desired::ReleaseSource;
 use crate::deploy::recipe::Recipe;
 use crate::inventory::{Diagnostic, Diagnostics, Inventory, Selector, SourceFile, read_source};
@@ -73,18 +72,11 @@ fn check_sources(CheckedRecipe { recipe, file }: &CheckedRecipe, root: &Path, fo
     let has_build = recipe.build.is_some() || !find_cargo_builds(recipe, root).is_empty();
     for entry in recipe.files.iter().filter(|_| !has_build) {
         let path = root.join(&entry.source);
-        if !path.exists() && !is_ignored_by_git(&entry.source, root) {
+        if !path.exists() && !is_ignored_by_git(&entry.source, root).unwrap_or_default() {
             let message = format!("{} does not exist", entry.source.display());
             found.push(Diagnostic::error_at_span(file, entry.span.clone(), message));
         }
     }
-}
-
-fn is_ignored_by_git(source: &Path, root: &Path) -> bool {
-    let mut git = Command::new("git");
-    git.args(["check-ignore", "--quiet", "--"]).arg(source).current_dir(root);
-    git.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    git.status().is_ok_and(|status| status.success())
 }
 
 fn check_templates(

@@ -149,7 +149,7 @@ fn run_build(argv: &[String], folder: &Path, common: &CommonArgs) -> Result<(), 
 
 /// Refuses files that would be packaged by accident.
 fn refuse_untracked_files(loaded: &LoadedRecipe, folder: &Path, builds: &[CargoBuild]) -> Result<(), CommandError> {
-    let untracked = list_untracked_files(&loaded.recipe, folder, builds);
+    let untracked = list_untracked_files(&loaded.recipe, folder, builds)?;
     if untracked.is_empty() {
         return Ok(());
     }
@@ -167,7 +167,7 @@ fn refuse_untracked_files(loaded: &LoadedRecipe, folder: &Path, builds: &[CargoB
 fn refuse_stale_sources(loaded: &LoadedRecipe, project: &Project) -> Result<(), CommandError> {
     let playbooks = project.playbook.parent().unwrap_or(&project.root).to_owned();
     let excluded = [playbooks, project.inventory.clone(), project.templates.clone(), project.root.join("dunlin.toml")];
-    let stale = list_stale_sources(&loaded.recipe, &project.root, &excluded);
+    let stale = list_stale_sources(&loaded.recipe, &project.root, &excluded)?;
     let Some(first) = stale.first() else { return Ok(()) };
     let names: Vec<String> = stale.iter().map(|stale| stale.source.display().to_string()).collect();
     let text =

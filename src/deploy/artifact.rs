@@ -31,6 +31,7 @@ use crate::protocol::deploy::{MANIFEST_FORMAT, ReleaseManifest, ReleaseVersion};
 pub use cargo_build::{CargoBuild, find_cargo_builds};
 use collect::CollectedFiles;
 pub use collect::MissingSources;
+pub use git::is_ignored_by_git;
 pub use packaged::{FindPackagedError, artifact_path, find_last_packaged};
 pub use sidecar::manifest_path;
 pub use unpack::ArtifactError;
@@ -124,7 +125,7 @@ pub fn build_artifact(
         format_version: MANIFEST_FORMAT,
         service: recipe.service.clone(),
         version: version.clone(),
-        origin: version::read_origin(recipe, source_dir),
+        origin: version::read_origin(recipe, source_dir)?,
         files,
         links,
         folders,

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use anyhow::Result;
+
 use super::cargo_build::CargoBuild;
 use super::git::list_files;
 use crate::deploy::recipe::Recipe;
@@ -18,17 +20,20 @@ const CARGO_INPUTS: [&str; 4] = ["*.rs", "*Cargo.toml", "Cargo.lock", ".cargo/co
 /// notes and secrets that lie around.
 ///
 /// A file that the recipe names itself is wanted. Empty outside of a git repository.
-pub fn list_untracked_files(recipe: &Recipe, source_dir: &Path, builds: &[CargoBuild]) -> Vec<PathBuf> {
+///
+/// # Errors
+/// Git does not end.
+pub fn list_untracked_files(recipe: &Recipe, source_dir: &Path, builds: &[CargoBuild]) -> Result<Vec<PathBuf>> {
     let sources = recipe.files.iter().map(|entry| entry.source.as_path());
     let folders: Vec<&Path> = sources.filter(|source| source_dir.join(source).is_dir()).collect();
-    let mut files = if folders.is_empty() { Vec::new() } else { list_files(source_dir, &UNTRACKED, &folders) };
+    let mut files = if folders.is_empty() { Vec::new() } else { list_files(source_dir, &UNTRACKED, &folders)? };
     for build in builds {
-        let inputs = list_files(&source_dir.join(&build.folder), &UNTRACKED, &CARGO_INPUTS.map(Path::new));
+        let inputs = list_files(&source_dir.join(&build.folder), &UNTRACKED, &CARGO_INPUTS.map(Path::new))?;
         files.extend(inputs.into_iter().map(|file| build.folder.join(file)));
     }
     files.sort();
     files.dedup();
-    files
+    Ok(files)
 }
 
 /// A source of a recipe that is older than a file from which it may have been built.
@@ -42,21 +47,26 @@ pub struct StaleSource {
 
 /// Returns the sources that a build created (git ignores all their files) and that are older than the newest tracked
 /// file. Files below `excluded` are no input of a build. Empty outside of a git repository.
-pub fn list_stale_sources(recipe: &Recipe, source_dir: &Path, excluded: &[PathBuf]) -> Vec<StaleSource> {
+///
+/// # Errors
+/// Git does not end.
+pub fn list_stale_sources(recipe: &Recipe, source_dir: &Path, excluded: &[PathBuf]) -> Result<Vec<StaleSource>> {
     let is_source = |file: &Path| recipe.files.iter().any(|entry| file.starts_with(&entry.source));
     let is_excluded = |file: &Path| excluded.iter().any(|folder| source_dir.join(file).starts_with(folder));
-    let tracked = list_files(source_dir, &[], &[Path::new(".")]);
+    let tracked = list_files(source_dir, &[], &[Path::new(".")])?;
     let inputs = tracked.iter().filter(|file| !is_source(file) && !is_excluded(file));
     let times = inputs.filter_map(|file| Some((modified_time(&source_dir.join(file))?, file)));
-    let Some((newest_time, newest)) = times.max() else { return Vec::new() };
-    let is_stale = |source: &Path| {
-        let is_result = list_files(source_dir, &[], &[source]).is_empty();
-        let built = list_files(source_dir, &IGNORED, &[source]);
+    let Some((newest_time, newest)) = times.max() else { return Ok(Vec::new()) };
+    let mut stale = Vec::new();
+    for entry in &recipe.files {
+        let is_result = list_files(source_dir, &[], &[&entry.source])?.is_empty();
+        let built = list_files(source_dir, &IGNORED, &[&entry.source])?;
         let built_time = built.iter().filter_map(|file| modified_time(&source_dir.join(file))).max();
-        is_result && built_time.is_some_and(|time| time < newest_time)
-    };
-    let stale = recipe.files.iter().filter(|entry| is_stale(&entry.source));
-    stale.map(|entry| StaleSource { source: entry.source.clone(), newer: newest.clone() }).collect()
+        if is_result && built_time.is_some_and(|time| time < newest_time) {
+            stale.push(StaleSource { source: entry.source.clone(), newer: newest.clone() });
+        }
+    }
+    Ok(stale)
 }
 
 fn modified_time(path: &Path) -> Option<SystemTime> {

@@ -20,10 +20,10 @@ use crate::protocol::deploy::{ReleaseOrigin, ReleaseVersion};
 /// # Errors
 /// Returns an error if the recipe's sources cannot be read, as for `package`.
 pub fn default_version(recipe: &Recipe, source_dir: &Path) -> Result<ReleaseVersion> {
-    let mut described = git_describe(source_dir);
+    let mut described = git_describe(source_dir)?;
     if let Some(text) = &mut described
         && !text.ends_with("-dirty")
-        && has_untracked_files(recipe, source_dir)
+        && has_untracked_files(recipe, source_dir)?
     {
         text.push_str("-dirty");
     }
@@ -44,27 +44,30 @@ pub fn default_version(recipe: &Recipe, source_dir: &Path) -> Result<ReleaseVers
 }
 
 /// Returns the revision, target and lock file of the sources; `None` for sources that have none of them.
-pub(super) fn read_origin(recipe: &Recipe, source_dir: &Path) -> Option<ReleaseOrigin> {
+///
+/// # Errors
+/// Git does not end.
+pub(super) fn read_origin(recipe: &Recipe, source_dir: &Path) -> Result<Option<ReleaseOrigin>> {
     let builds = find_cargo_builds(recipe, source_dir);
-    let commit = run_git(source_dir, ["show", "-s", "--format=%H %ct", "HEAD"]);
+    let commit = run_git(source_dir, ["show", "-s", "--format=%H %ct", "HEAD"])?;
     let (revision, revision_time) = commit.as_deref().and_then(|text| text.trim().split_once(' ')).unzip();
     let origin = ReleaseOrigin {
         revision: revision.map(str::to_owned),
         revision_time: revision_time.and_then(|seconds| seconds.parse().ok()),
-        is_modified: revision.is_some() && is_modified(recipe, source_dir),
+        is_modified: revision.is_some() && is_modified(recipe, source_dir)?,
         target: builds.iter().find_map(|build| build.target.clone()),
         lock_digest: builds.iter().find_map(|build| digest_lock_file(build, source_dir)),
     };
-    (origin != ReleaseOrigin::default()).then_some(origin)
+    Ok((origin != ReleaseOrigin::default()).then_some(origin))
 }
 
-fn is_modified(recipe: &Recipe, source_dir: &Path) -> bool {
-    let changed = run_git(source_dir, ["status", "--porcelain", "--untracked-files=no"]);
-    changed.is_none_or(|files| !files.trim().is_empty()) || has_untracked_files(recipe, source_dir)
+fn is_modified(recipe: &Recipe, source_dir: &Path) -> Result<bool> {
+    let changed = run_git(source_dir, ["status", "--porcelain", "--untracked-files=no"])?;
+    Ok(changed.is_none_or(|files| !files.trim().is_empty()) || has_untracked_files(recipe, source_dir)?)
 }
 
-fn has_untracked_files(recipe: &Recipe, source_dir: &Path) -> bool {
-    !list_untracked_files(recipe, source_dir, &find_cargo_builds(recipe, source_dir)).is_empty()
+fn has_untracked_files(recipe: &Recipe, source_dir: &Path) -> Result<bool> {
+    Ok(!list_untracked_files(recipe, source_dir, &find_cargo_builds(recipe, source_dir))?.is_empty())
 }
 
 /// Returns the digest of the `Cargo.lock` of a build: of its folder, or of the workspace above it.
@@ -76,7 +79,7 @@ fn digest_lock_file(build: &CargoBuild, source_dir: &Path) -> Option<Digest> {
         .map(|lock| Digest::of_bytes(&lock))
 }
 
-fn git_describe(base: &Path) -> Option<String> {
-    let text = run_git(base, ["describe", "--tags", "--always", "--dirty"])?;
-    (!text.trim().is_empty()).then(|| text.trim().to_owned())
+fn git_describe(base: &Path) -> Result<Option<String>> {
+    let text = run_git(base, ["describe", "--tags", "--always", "--dirty"])?.unwrap_or_default();
+    Ok((!text.trim().is_empty()).then(|| text.trim().to_owned()))
 }
