@@ -37,12 +37,12 @@ use self::switch::Switch;
 use crate::deploy::plan;
 use crate::deploy::signature::check_signature;
 use crate::lock::HostLock;
-use crate::plan::{Digest, ResourceChange};
+use crate::plan::{Digest, PlannedRow, ResourceChange};
 use crate::protocol::ProgressSink;
 use crate::protocol::deploy::{
     ApplyChange, CheckHealth, CheckRelease, CompareWith, DeactivateRelease, DeployFailure, DeployReply, DeployRequest,
     DesiredState, LockService, ObserveService, PlanChange, PruneReleases, RecordTask, Rejection, RollBack, RunTask,
-    ServiceChange, ServiceObservation, StageRelease, StagedRelease, SwitchRelease,
+    ServiceChange, ServiceObservation, StageRelease, StagedRelease, SwitchPurpose, SwitchRelease,
 };
 use crate::protocol::lock::{LockHolder, LockRequest, LockResult};
 use crate::resources::BlobSource;
@@ -135,16 +135,16 @@ impl DeployAgent {
         Ok(match request {
             DeployRequest::StageRelease(stage) => StageRelease::to_reply(self.stage_release(&switch, stage, blobs)?),
             DeployRequest::SwitchRelease(request) => {
-                let direction = if request.is_return { Direction::Back } else { Direction::Forward };
-                let switch = Switch { direction, ..switch };
-                SwitchRelease::to_reply(switch.switch_to(&request.target, request.expected_current.as_ref())?)
+                let is_return = request.purpose == SwitchPurpose::Return;
+                let direction = if is_return { Direction::Back } else { Direction::Forward };
+                SwitchRelease::to_reply(Switch { direction, ..switch }.switch_to_staged(request)?)
             }
             DeployRequest::DeactivateRelease(request) => {
                 DeactivateRelease::to_reply(switch.deactivate(&request.target)?)
             }
             DeployRequest::RollBack(request) => {
                 let switch = Switch { direction: Direction::Back, ..switch };
-                RollBack::to_reply(switch.roll_back(request.version.as_ref(), request.expected_current.as_ref())?)
+                RollBack::to_reply(switch.roll_back(request)?)
             }
             DeployRequest::CheckRelease(CheckRelease { desired, listen_ports, .. }) => {
                 let preflight = Preflight { layout, services, desired, listen_ports, blobs };
@@ -203,7 +203,7 @@ impl DeployAgent {
     }
 
     /// Compares the host with the plan's rows.
-    fn check_plan(&self, layout: &ServiceLayout, desired: &DesiredState, expected: &[(String, Digest)]) -> Answer<()> {
+    fn check_plan(&self, layout: &ServiceLayout, desired: &DesiredState, expected: &[PlannedRow]) -> Answer<()> {
         if expected.is_empty() {
             return Ok(Ok(()));
         }
@@ -216,7 +216,7 @@ impl DeployAgent {
             Ok(rows) => rows,
             Err(why) => return Ok(Err(Rejection::Refused(why))),
         };
-        let stale = find_stale_rows(&rows, expected);
+        let stale = plan::find_stale_rows(&rows, expected);
         Ok(if stale.is_empty() { Ok(()) } else { Err(Rejection::PlanOutdated(stale)) })
     }
 
@@ -251,20 +251,6 @@ impl DeployAgent {
     }
 }
 
-/// Returns a line for each row that differs from the plan's rows.
-fn find_stale_rows(rows: &[ResourceChange], expected: &[(String, Digest)]) -> Vec<String> {
-    let now: BTreeMap<&str, &Digest> = rows.iter().map(|row| (row.resource.as_str(), &row.fingerprint)).collect();
-    let mut stale = Vec::new();
-    for (resource, digest) in expected {
-        if now.get(resource.as_str()) != Some(&digest) {
-            stale.push(format!("{resource} changed after the plan was made"));
-        }
-    }
-    let unplanned = now.keys().filter(|resource| expected.iter().all(|(planned, _)| planned != *resource));
-    stale.extend(unplanned.map(|resource| format!("{resource} is not in the plan")));
-    stale
-}
-
 /// Returns the rows of a change of the service; `Err` inside: the reason for which it is not possible.
 fn plan_change(
     layout: &ServiceLayout,
@@ -281,16 +267,12 @@ fn plan_change(
 }
 
 /// Compares the host with the plan's rows, and applies the change.
-fn apply_change(
-    switch: &Switch<'_>,
-    change: ServiceChange,
-    expected: &[(String, Digest)],
-) -> Answer<Option<DeployFailure>> {
+fn apply_change(switch: &Switch<'_>, change: ServiceChange, expected: &[PlannedRow]) -> Answer<Option<DeployFailure>> {
     let rows = match plan_change(switch.layout, switch.service_manager, change)? {
         Ok(rows) => rows,
         Err(reason) => return Ok(Err(Rejection::Refused(reason))),
     };
-    let stale = find_stale_rows(&rows, expected);
+    let stale = plan::find_stale_rows(&rows, expected);
     if !stale.is_empty() {
         return Ok(Err(Rejection::PlanOutdated(stale)));
     }

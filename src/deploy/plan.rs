@@ -2,6 +2,7 @@
 //! compares the rows' fingerprints with those of the plan that was shown and finds out what is due.
 
 mod adoption;
+mod compare;
 mod release;
 mod reload;
 mod services;
@@ -19,6 +20,7 @@ use crate::plan::{Action, AttributeChange, Digest, HostPlan, ResourceChange, Ste
 use crate::protocol::deploy::{DesiredState, ReleaseTask, ServiceObservation, UnitFile};
 
 pub use adoption::describe_unmanaged;
+pub use compare::{ChangedByRun, find_stale_rows, find_unplanned_changes, planned_rows};
 pub use reload::find_reload_units;
 pub use shared::check_shared_paths;
 pub use shown::hide_sensitive_digests;
@@ -48,16 +50,12 @@ pub fn plan_host(
     Ok(HostPlan { host: host.to_owned(), rows })
 }
 
-/// Returns a plan's rows as `(resource, fingerprint)`: what `Stage` compares on the host before it does anything.
-///
-/// The rows of tasks are left out: another host may have done one meanwhile, and `RunTask` checks again.
-pub fn expected_fingerprints(plan: &HostPlan) -> Vec<(String, Digest)> {
-    let rows = plan.rows.iter().filter(|row| !row.resource.starts_with(TASK_PREFIX));
-    rows.map(|row| (row.resource.clone(), row.fingerprint.clone())).collect()
-}
-
 /// Prefix of a task's row in the plan.
 const TASK_PREFIX: &str = "task ";
+/// Prefix of the row of the release's files.
+const RELEASE_PREFIX: &str = "release ";
+/// Prefix of the row of settings that restart nothing.
+const SETTINGS_PREFIX: &str = "settings ";
 
 /// Returns the rows of one host without tasks: release, configuration, units, link, restarts.
 ///
@@ -133,7 +131,7 @@ pub fn plan_rows(
 /// Returns whether the rows change files, units or processes: such a change takes the host out of rotation.
 pub fn changes_service(rows: &[ResourceChange]) -> bool {
     let is_record = |row: &ResourceChange| {
-        ["settings ", "rotation ", shared::PREFIX].iter().any(|kind| row.resource.starts_with(kind))
+        [SETTINGS_PREFIX, "rotation ", shared::PREFIX].iter().any(|kind| row.resource.starts_with(kind))
     };
     rows.iter().any(|row| row.action.is_pending() && !is_record(row))
 }

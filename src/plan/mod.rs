@@ -15,5 +15,5 @@ pub use digest::{Digest, DigestHasher, digest_json};
 pub use digest_key::DigestKey;
 pub use host_plan::{ChangeCounts, HostPlan};
 pub(crate) use named_enum::named_enum;
-pub use resource_change::{AttributeChange, ResourceChange, StepRef};
+pub use resource_change::{AttributeChange, PlannedRow, ResourceChange, StepRef};
 pub use seal::{SealError, open_sealed_json, to_sealed_json};

@@ -74,6 +74,23 @@ pub struct ResourceChange {
     pub fingerprint: Digest,
 }
 
+/// A row of a plan that was shown, as the host compares it with its own before it acts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedRow {
+    /// Type and key.
+    pub resource: String,
+    /// The action.
+    pub action: Action,
+    /// Digest of the observed state when the row was planned.
+    pub fingerprint: Digest,
+}
+
+impl From<&ResourceChange> for PlannedRow {
+    fn from(row: &ResourceChange) -> Self {
+        Self { resource: row.resource.clone(), action: row.action, fingerprint: row.fingerprint.clone() }
+    }
+}
+
 impl ResourceChange {
     /// Returns the observed values in one line, for machine-readable output.
     pub fn describe_from(&self) -> Option<String> {

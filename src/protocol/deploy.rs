@@ -30,7 +30,7 @@ pub use names::{INCOMPLETE_SUFFIX, RECORDS_DIR, ReleasePath, ReleaseVersion, Ser
 pub use observed::{LeftoverFile, ObservedPath, ObservedRelease, ObservedText, ObservedUnit, ServiceObservation};
 pub use requests::{
     ApplyChange, CheckHealth, CheckRelease, DeactivateRelease, DeployReply, DeployRequest, LockService, ObserveService,
-    PlanChange, PruneReleases, RecordTask, Rejection, RollBack, RunTask, StageRelease, SwitchRelease,
+    PlanChange, PruneReleases, RecordTask, Rejection, RollBack, RunTask, StageRelease, SwitchPurpose, SwitchRelease,
 };
 pub use shared::{ObservedShared, SHARED_DIR, SharedPath};
 pub use tasks::{ReleaseTask, TaskPhase, TaskRecord, TaskState, TaskStatus};

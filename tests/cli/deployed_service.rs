@@ -4,10 +4,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use dunlin::deploy::host::{DeployAgent, ServiceManager, UnitStatus};
-use dunlin::plan::Digest;
+use dunlin::deploy::plan::plan_rows;
+use dunlin::plan::{Digest, PlannedRow};
 use dunlin::protocol::deploy::{
-    DesiredState, HealthCheck, HealthProbe, MANIFEST_FORMAT, ReleaseManifest, ReleaseVersion, ServiceConfig,
-    ServiceName, ServiceRef, SignatureCheck, StageRelease, SwitchHooks, SwitchOutcome, SwitchRelease,
+    CompareWith, DesiredState, HealthCheck, HealthProbe, MANIFEST_FORMAT, ObserveService, ReleaseManifest,
+    ReleaseVersion, ServiceConfig, ServiceName, ServiceRef, SignatureCheck, StageRelease, SwitchHooks, SwitchOutcome,
+    SwitchPurpose, SwitchRelease,
 };
 use dunlin::protocol::{Call, Event, ProgressSink, Reply, Request};
 use dunlin::resources::BlobSource;
@@ -139,11 +141,14 @@ fn deploy(project: &Project, desired: &DesiredState, serving: Option<&DesiredSta
         expected_changes: Vec::new(),
         adopt: false,
     };
+    let compare_with = CompareWith::Desired(Box::new(desired.clone()));
+    let observed = call_agent(&agent, ObserveService { scope: scope.clone(), compare_with }).unwrap();
+    let rows = plan_rows(desired, &observed, &|_| None).unwrap();
     let switch = SwitchRelease {
         scope,
         target: desired.to_release_target(),
         expected_current: serving.map(DesiredState::to_release_target),
-        is_return: false,
+        purpose: SwitchPurpose::Plan { expected_changes: rows.iter().map(PlannedRow::from).collect() },
     };
     call_agent(&agent, stage).unwrap();
     call_agent(&agent, switch).unwrap()

@@ -5,9 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 
 use dunlin::deploy::host::ServiceManager;
-use dunlin::protocol::deploy::{
-    CompareWith, ObserveService, Rejection, ReleaseVersion, RollBack, StageRelease, SwitchOutcome,
-};
+use dunlin::protocol::deploy::{CompareWith, ObserveService, Rejection, ReleaseVersion, StageRelease, SwitchOutcome};
 
 use crate::fixture::{DEMO_UNIT, DeployFixture, DesiredRelease, desired_release};
 use crate::messages;
@@ -127,8 +125,7 @@ fn a_rollback_restores_the_service_from_before() {
     let observation = fixture.observe_host(&host, CompareWith::RetainedRelease(None));
     let retained = observation.retained_release.clone().unwrap();
     assert!(retained.manifest.version.is_adopted());
-    let scope = fixture.service_scope("test");
-    let request = RollBack { scope, version: None, expected_current: observation.confirmed };
+    let request = fixture.plan_rollback(&host, None).unwrap();
     let reply = fixture.handle_request(&host, &request);
     assert!(matches!(reply, Ok(SwitchOutcome::Healthy { .. })), "{reply:?}");
     drop(host);
@@ -217,9 +214,7 @@ fn a_unit_that_a_later_release_adds_is_restored_by_failure_and_rollback() {
     assert!(matches!(&outcome, SwitchOutcome::Healthy { .. }), "{outcome:?}");
     fixture.assert_serves(&release_with_worker("2.0"));
     let host = fixture.host_agent(&CrashPoint::never());
-    let observation = fixture.observe_host(&host, CompareWith::RetainedRelease(None));
-    let scope = fixture.service_scope("test");
-    let request = RollBack { scope, version: None, expected_current: observation.confirmed };
+    let request = fixture.plan_rollback(&host, None).unwrap();
     let reply = fixture.handle_request(&host, &request);
     assert!(matches!(reply, Ok(SwitchOutcome::Healthy { .. })), "{reply:?}");
     assert_worker_by_hand(&fixture, "rollback");

@@ -1,6 +1,6 @@
 //! A run that is killed at any step: the next one brings the host to where it was asked to be.
 
-use dunlin::protocol::deploy::{RollBack, SwitchOutcome};
+use dunlin::protocol::deploy::SwitchOutcome;
 
 use crate::fixture::{DeployFixture, desired_release};
 use crate::model::CrashPoint;
@@ -106,12 +106,7 @@ fn interrupted_rollbacks_are_finished_by_the_next_one() {
             let mut back = |fuse| {
                 fixture.catch_crash(|fixture| {
                     let host = fixture.host_agent(&fuse);
-                    let from = fixture.observe_host(&host, dunlin::protocol::deploy::CompareWith::Nothing).confirmed;
-                    let request = RollBack {
-                        scope: fixture.service_scope("test"),
-                        version: Some(to.clone()),
-                        expected_current: from,
-                    };
+                    let request = fixture.plan_rollback(&host, Some(to.as_str())).unwrap();
                     fixture.try_request(&host, &request, &fuse).unwrap()
                 })
             };

@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use anyhow::{Context, Result};
 use dunlin::deploy::host::DeployAgent;
-use dunlin::deploy::plan::{expected_fingerprints, plan_host};
+use dunlin::deploy::plan::{plan_host, planned_rows};
 use dunlin::plan::{Digest, HostPlan};
 use dunlin::protocol::deploy::{
-    CompareWith, ConfigFile, DesiredState, HealthCheck, MANIFEST_FORMAT, ObserveService, ReleaseFile, ReleaseLink,
-    ReleaseManifest, ReleasePath, ReleaseVersion, ServiceConfig, ServiceName, ServiceObservation, ServiceRef,
-    SharedPath, SignatureCheck, StageRelease, SwitchHooks, SwitchOutcome, SwitchRelease, UnitFile,
+    CompareWith, ConfigFile, DesiredState, HealthCheck, MANIFEST_FORMAT, ObserveService, Rejection, ReleaseFile,
+    ReleaseLink, ReleaseManifest, ReleasePath, ReleaseVersion, RollBack, ServiceConfig, ServiceName,
+    ServiceObservation, ServiceRef, SharedPath, SignatureCheck, StageRelease, SwitchHooks, SwitchOutcome,
+    SwitchPurpose, SwitchRelease, UnitFile,
 };
 use dunlin::protocol::{Call, ProgressSink, Reply, Request};
 use dunlin::resources::BlobSource;
@@ -196,6 +197,16 @@ impl DeployFixture {
         (seen, plan)
     }
 
+    /// Plans a rollback as the controller does; returns the request for it.
+    pub fn plan_rollback(&self, host: &DeployAgent, to: Option<&str>) -> Result<RollBack, Rejection> {
+        let (scope, version) = (self.service_scope("test"), to.map(|to| ReleaseVersion::new(to).unwrap()));
+        let compare_with = CompareWith::RetainedRelease(version.clone());
+        let seen = self.handle_request(host, &ObserveService { scope: scope.clone(), compare_with })?;
+        let plan = plan_host("host-1", seen.retained_release.as_ref().unwrap(), &seen, &[], &|_| None).unwrap();
+        let purpose = SwitchPurpose::Plan { expected_changes: planned_rows(&plan) };
+        Ok(RollBack { scope, version, expected_current: seen.confirmed, purpose })
+    }
+
     /// The pending rows of the plan, in short.
     pub fn pending_rows(&self, desired: &DesiredState) -> Vec<String> {
         let (_, plan) = self.plan_host(&self.host_agent(&CrashPoint::never()), desired);
@@ -225,7 +236,7 @@ impl DeployFixture {
         let stage = StageRelease {
             scope: scope.clone(),
             desired: desired_box,
-            expected_changes: expected_fingerprints(&plan),
+            expected_changes: planned_rows(&plan),
             adopt: !seen.unmanaged_paths.is_empty(),
         };
         // Only what the host says that it lacks travels.
@@ -237,7 +248,7 @@ impl DeployFixture {
             scope,
             target: desired.to_release_target(),
             expected_current: seen.confirmed,
-            is_return: false,
+            purpose: SwitchPurpose::Plan { expected_changes: planned_rows(&plan) },
         };
         self.try_request(&host, &switch, fuse).unwrap().unwrap()
     }

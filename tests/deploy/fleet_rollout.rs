@@ -8,7 +8,8 @@ use std::thread;
 use dunlin::deploy::host::DeployAgent;
 use dunlin::deploy::plan::plan_host;
 use dunlin::deploy::rollout::{
-    DeployPlanError, NewRelease, PlannedDeploy, Rollout, RolloutOutcome, TaskSelection, observe_retained_release,
+    DeployPlanError, EventSink, HostFailure, NewRelease, PlannedDeploy, Rollout, RolloutEvent, RolloutOutcome,
+    TaskSelection, observe_retained_release,
 };
 use dunlin::fleet::{Fleet, Session};
 use dunlin::plan::Digest;
@@ -106,6 +107,10 @@ impl Host {
 }
 
 fn roll_out(hosts: &[Host], batches: &[BatchSize]) -> RolloutOutcome {
+    roll_out_with_events(hosts, batches, &|_| {})
+}
+
+fn roll_out_with_events(hosts: &[Host], batches: &[BatchSize], event_sink: EventSink<'_>) -> RolloutOutcome {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let fleet = Fleet::new(&[], 8, CancellationToken::new()).unwrap();
@@ -131,7 +136,7 @@ fn roll_out(hosts: &[Host], batches: &[BatchSize]) -> RolloutOutcome {
             other_sessions: &[],
             batches,
             new_release: Some(new_release),
-            event_sink: &|_| {},
+            event_sink,
         };
         rollout.run_rollout(&planned).await
     })
@@ -166,6 +171,24 @@ fn a_host_that_served_nothing_before_is_stopped_with_the_fleet() {
     let switched = fixture.deploy_release(&release, &CrashPoint::never());
     assert!(matches!(switched, Some(SwitchOutcome::Healthy { .. })), "{switched:?}");
     fixture.assert_serves(&release);
+}
+
+#[test]
+fn a_host_that_changes_during_the_rollout_is_not_switched() {
+    let hosts = ["a", "b"].map(|name| Host::new(name, Some("1.0"), "2.0", SwitchHooks::default()));
+    let by_hand = hosts[1].fixture.config_path();
+    // The first host is switched; the second one waits for its batch.
+    let outcome = roll_out_with_events(&hosts, &[BatchSize::Count(1)], &|event| {
+        if matches!(event, RolloutEvent::Switched("a", _)) {
+            std::fs::write(&by_hand, "by hand").unwrap();
+        }
+    });
+    let [(host, HostFailure::Refused(reason))] = &outcome.failed[..] else { panic!("{outcome:?}") };
+    assert_eq!(host, "b");
+    assert_eq!(*reason, format!("config {} changed after the plan was made", by_hand.display()));
+    assert_eq!(outcome.returned.len(), 1, "{outcome:?}");
+    assert_eq!(hosts.each_ref().map(|host| host.serving().unwrap()), ["1.0", "1.0"]);
+    assert_eq!(std::fs::read_to_string(&by_hand).unwrap(), "by hand");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use dunlin::plan::{Digest, ResourceChange};
+use dunlin::plan::{PlannedRow, ResourceChange};
 use dunlin::protocol::deploy::{
     ApplyChange, CompareWith, DeployFailure, PlanChange, Rejection, ServiceChange, SwitchHooks, SwitchOutcome,
 };
@@ -30,7 +30,7 @@ pub fn pending(fixture: &DeployFixture, change: ServiceChange) -> Vec<String> {
 /// Plans and applies a change.
 pub fn apply_change(fixture: &DeployFixture, change: ServiceChange) -> Option<DeployFailure> {
     let rows = plan_change(fixture, change).unwrap();
-    let expected_changes: Vec<(String, Digest)> = rows.into_iter().map(|row| (row.resource, row.fingerprint)).collect();
+    let expected_changes = rows.iter().map(PlannedRow::from).collect();
     let request = ApplyChange { scope: fixture.service_scope("test"), change, expected_changes };
     match fixture.handle_request(&fixture.host_agent(&CrashPoint::never()), &request) {
         Ok(failure) => failure,

@@ -3,13 +3,13 @@
 use std::fs;
 use std::path::PathBuf;
 
-use dunlin::deploy::plan::expected_fingerprints;
+use dunlin::deploy::plan::planned_rows;
 use dunlin::protocol::deploy::{
     CheckHealth, CheckRelease, CompareWith, DesiredState, LockService, ObserveService, PruneReleases, Rejection,
-    RollBack, ServiceRef, StageRelease, SwitchRelease,
+    RollBack, ServiceRef, StageRelease, SwitchOutcome, SwitchPurpose, SwitchRelease,
 };
 
-use crate::fixture::{DeployFixture, call_agent, desired_release};
+use crate::fixture::{DEMO_UNIT, DeployFixture, DesiredRelease, call_agent, desired_release};
 use crate::messages;
 use crate::model::{CrashPoint, CrashingSink};
 
@@ -51,7 +51,7 @@ fn stale_plans_are_rejected_with_the_changes() {
     let stage = StageRelease {
         scope: fixture.service_scope("test"),
         desired: desired.clone(),
-        expected_changes: expected_fingerprints(&plan),
+        expected_changes: planned_rows(&plan),
         adopt: false,
     };
     fs::write(fixture.config_path(), "by hand").unwrap();
@@ -72,11 +72,103 @@ fn stale_plans_are_rejected_with_the_changes() {
         scope: fixture.service_scope("test"),
         target: desired.to_release_target(),
         expected_current: seen.confirmed,
-        is_return: false,
+        purpose: SwitchPurpose::Plan { expected_changes: planned_rows(&plan) },
     };
     let reply = fixture.handle_request(&host, &switch);
     let Err(Rejection::PlanOutdated(lines)) = reply else { panic!("{reply:?}") };
     messages::check("switch-stale", lines.iter().map(|line| ("another release serves", line)));
+}
+
+/// Changes a host by hand, as an operator or another tool may at any time.
+type ByHand = fn(&DeployFixture);
+
+/// Changes that contradict a plan, each with its case.
+fn changes_by_hand() -> [(&'static str, ByHand); 5] {
+    [
+        ("configuration", |fixture| fs::write(fixture.config_path(), "by hand").unwrap()),
+        ("no configuration", |fixture| fs::remove_file(fixture.config_path()).unwrap()),
+        ("unit", |fixture| fs::write(fixture.folder.path().join("units").join(DEMO_UNIT), "# by hand\n").unwrap()),
+        ("link", |fixture| {
+            fs::remove_file(fixture.root().join("current")).unwrap();
+            std::os::unix::fs::symlink("releases/0.9", fixture.root().join("current")).unwrap();
+        }),
+        ("no link", |fixture| fs::remove_file(fixture.root().join("current")).unwrap()),
+    ]
+}
+
+#[test]
+fn a_host_that_changed_before_the_switch_is_rejected() {
+    let mut rejected = Vec::new();
+    for (case, change) in changes_by_hand() {
+        let mut fixture = DeployFixture::new_fixture();
+        for version in ["0.9", "1.0"] {
+            fixture.deploy_release(&desired_release(version), &CrashPoint::never());
+        }
+        let mut new = desired_release("1.1");
+        (new.config, new.units) = ("new", vec![DEMO_UNIT, "more.service"]);
+        let desired = fixture.desired_state(&new);
+        let host = fixture.host_agent(&CrashPoint::never());
+        let (seen, plan) = fixture.plan_host(&host, &desired);
+        let (scope, expected_changes) = (fixture.service_scope("test"), planned_rows(&plan));
+        let stage = StageRelease {
+            scope: scope.clone(),
+            desired: Box::new(desired.clone()),
+            expected_changes: expected_changes.clone(),
+            adopt: false,
+        };
+        fixture.handle_request(&host, &stage).unwrap();
+        change(&fixture);
+        let calls = fixture.lock_machine().calls.clone();
+        let switch = SwitchRelease {
+            scope,
+            target: desired.to_release_target(),
+            expected_current: seen.confirmed,
+            purpose: SwitchPurpose::Plan { expected_changes },
+        };
+        let reply = fixture.handle_request(&host, &switch);
+        let Err(Rejection::PlanOutdated(lines)) = reply else { panic!("{case}: {reply:?}") };
+        rejected.push((format!("switch, {case}"), lines.join("\n")));
+        assert_eq!(fixture.lock_machine().calls, calls, "{case}: no unit was touched");
+        let now = fixture.observe_host(&host, CompareWith::Nothing);
+        assert_eq!((now.confirmed.unwrap().version.as_str(), now.unfinished_switch), ("1.0", None), "{case}");
+    }
+    for (case, change) in changes_by_hand() {
+        let mut fixture = DeployFixture::new_fixture();
+        for (version, config) in [("0.9", "old"), ("1.0", "new")] {
+            let units = vec![DEMO_UNIT];
+            fixture.deploy_release(&DesiredRelease { config, units, ..desired_release(version) }, &CrashPoint::never());
+        }
+        let host = fixture.host_agent(&CrashPoint::never());
+        let rollback = fixture.plan_rollback(&host, None).unwrap();
+        change(&fixture);
+        let reply = fixture.handle_request(&host, &rollback);
+        let Err(Rejection::PlanOutdated(lines)) = reply else { panic!("{case}: {reply:?}") };
+        rejected.push((format!("rollback, {case}"), lines.join("\n")));
+        let now = fixture.observe_host(&host, CompareWith::Nothing);
+        assert_eq!((now.confirmed.unwrap().version.as_str(), now.unfinished_switch), ("1.0", None), "{case}");
+    }
+    messages::check("switch-after-a-change-by-hand", rejected);
+}
+
+#[test]
+fn a_service_that_dies_before_its_restart_is_switched() {
+    let mut fixture = DeployFixture::new_fixture();
+    fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let desired = fixture.desired_state(&desired_release("1.1"));
+    let host = fixture.host_agent(&CrashPoint::never());
+    let (seen, plan) = fixture.plan_host(&host, &desired);
+    let (scope, expected_changes) = (fixture.service_scope("test"), planned_rows(&plan));
+    let stage =
+        StageRelease { scope: scope.clone(), desired: Box::new(desired.clone()), expected_changes, adopt: false };
+    fixture.handle_request(&host, &stage).unwrap();
+    fixture.lock_machine().crash_process(DEMO_UNIT);
+    let (target, purpose) =
+        (desired.to_release_target(), SwitchPurpose::Plan { expected_changes: stage.expected_changes });
+    let switch = SwitchRelease { scope, target, expected_current: seen.confirmed, purpose };
+    let reply = fixture.handle_request(&host, &switch);
+    assert!(matches!(reply, Ok(SwitchOutcome::Healthy { .. })), "{reply:?}");
+    // What serves now is not compared with the plan: the request may be repeated.
+    assert_eq!(fixture.handle_request(&host, &switch), Ok(SwitchOutcome::Unchanged));
 }
 
 #[test]
@@ -88,9 +180,14 @@ fn switches_to_unstaged_releases_are_rejected() {
         scope: fixture.service_scope("test"),
         target: desired.to_release_target(),
         expected_current: None,
-        is_return: false,
+        purpose: SwitchPurpose::Return,
     };
-    let rollback = RollBack { scope: fixture.service_scope("test"), version: None, expected_current: None };
+    let rollback = RollBack {
+        scope: fixture.service_scope("test"),
+        version: None,
+        expected_current: None,
+        purpose: SwitchPurpose::Return,
+    };
     let health = CheckHealth { scope: fixture.service_scope("test"), expected_pids: None };
     let refused = [
         ("switch", fixture.handle_request(&host, &switch).unwrap_err()),

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use dunlin::deploy::plan::plan_host;
 use dunlin::protocol::deploy::{
     CheckHealth, CompareWith, HealthProbe, PruneReleases, Rejection, ReleaseVersion, RollBack, StageRelease,
-    StagedRelease, SwitchHooks, SwitchOutcome, SwitchResult, SwitchStep,
+    StagedRelease, SwitchHooks, SwitchOutcome, SwitchPurpose, SwitchResult, SwitchStep,
 };
 
 use crate::fixture::{DEMO_UNIT, DeployFixture, DesiredRelease, desired_release};
@@ -125,11 +125,12 @@ fn rollbacks_return_to_the_previous_release() {
     let config = plan.pending_rows().find(|row| row.resource.starts_with("config")).unwrap();
     let diff = config.changes[0].diff.as_ref().unwrap();
     assert!(diff.contains("-new") && diff.contains("+same"), "{diff}");
-    let rollback =
-        |to| RollBack { scope: fixture.service_scope("test"), version: to, expected_current: seen.confirmed.clone() };
-    let reply = fixture.handle_request(&host, &rollback(None));
+    let reply = fixture.handle_request(&host, &fixture.plan_rollback(&host, None).unwrap());
     assert!(matches!(reply, Ok(SwitchOutcome::Healthy { .. })), "{reply:?}");
-    let refused = fixture.handle_request(&host, &rollback(Some(parse_version("0.1"))));
+    let scope = fixture.service_scope("test");
+    let (version, purpose) = (Some(parse_version("0.1")), SwitchPurpose::Return);
+    let refused =
+        fixture.handle_request(&host, &RollBack { scope, version, expected_current: seen.confirmed, purpose });
     let Err(Rejection::Refused(why)) = refused else { panic!("{refused:?}") };
     messages::check("rollback-unknown-release", [("0.1", why)]);
     drop(host);
@@ -451,11 +452,7 @@ fn a_long_interval_does_not_fail_the_second_check() {
 /// Rolls back; the reply of the host.
 fn roll_back(fixture: &DeployFixture, to: Option<&str>) -> Result<SwitchOutcome, Rejection> {
     let host = fixture.host_agent(&CrashPoint::never());
-    let request = RollBack {
-        scope: fixture.service_scope("test"),
-        version: to.map(parse_version),
-        expected_current: fixture.observe_host(&host, CompareWith::Nothing).confirmed,
-    };
+    let request = fixture.plan_rollback(&host, to)?;
     fixture.handle_request(&host, &request)
 }
 

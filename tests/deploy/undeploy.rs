@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use dunlin::plan::PlannedRow;
 use dunlin::protocol::deploy::{
     ApplyChange, Rejection, ReleasePath, ServiceChange, SharedPath, SwitchHooks, SwitchOutcome,
 };
@@ -124,7 +125,7 @@ fn a_killed_run_is_finished_by_the_next() {
         let mut fixture = deployed();
         let fuse = CrashPoint::crash_at(point);
         let expected_changes = plan_change(&fixture, UNDEPLOY).unwrap();
-        let expected_changes = expected_changes.into_iter().map(|row| (row.resource, row.fingerprint)).collect();
+        let expected_changes = expected_changes.iter().map(PlannedRow::from).collect();
         let scope = fixture.service_scope("test");
         let request = ApplyChange { scope, change: UNDEPLOY, expected_changes };
         let done =
@@ -144,7 +145,7 @@ fn a_killed_run_is_finished_by_the_next() {
 fn a_change_after_the_plan_is_refused() {
     let mut fixture = deployed();
     let expected_changes = plan_change(&fixture, UNDEPLOY).unwrap();
-    let expected_changes = expected_changes.into_iter().map(|row| (row.resource, row.fingerprint)).collect();
+    let expected_changes = expected_changes.iter().map(PlannedRow::from).collect();
     fixture.deploy_release(&release("1.2"), &CrashPoint::never());
     let scope = fixture.service_scope("test");
     let request = ApplyChange { scope, change: UNDEPLOY, expected_changes };
@@ -157,7 +158,7 @@ fn a_change_after_the_plan_is_refused() {
 fn a_file_that_was_edited_after_the_plan_is_not_deleted() {
     let fixture = deployed();
     let expected_changes = plan_change(&fixture, UNDEPLOY).unwrap();
-    let expected_changes = expected_changes.into_iter().map(|row| (row.resource, row.fingerprint)).collect();
+    let expected_changes = expected_changes.iter().map(PlannedRow::from).collect();
     std::fs::write(fixture.config_path(), "edited by hand, and not saved elsewhere").unwrap();
     let scope = fixture.service_scope("test");
     let request = ApplyChange { scope, change: UNDEPLOY, expected_changes };

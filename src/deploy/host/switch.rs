@@ -18,11 +18,11 @@ use super::releases::{self, StoredRelease};
 use super::service_manager::ServiceManager;
 use super::state::{DeployState, Direction, unix_seconds};
 use super::{health, observe};
-use crate::deploy::plan;
+use crate::deploy::plan::{self, ChangedByRun};
 use crate::protocol::ProgressSink;
 use crate::protocol::deploy::{
-    CompareWith, DeployFailure, DesiredState, HealthCheck, Rejection, ReleaseTarget, ReleaseVersion, ServiceRef,
-    SwitchOutcome, SwitchRecord, SwitchStep,
+    CompareWith, DeployFailure, DesiredState, HealthCheck, Rejection, ReleaseTarget, ReleaseVersion, RollBack,
+    ServiceRef, SwitchOutcome, SwitchPurpose, SwitchRecord, SwitchRelease, SwitchStep,
 };
 
 /// Age of the oldest log line that a failed check of an active release reports, in seconds.
@@ -40,10 +40,10 @@ pub(super) struct Switch<'a> {
 impl Switch<'_> {
     /// Switches back to a release that was healthy on this host, by default the one before. It gets the sensitive
     /// configuration of today: a secret that was replaced meanwhile is no longer valid.
-    pub fn roll_back(&self, to: Option<&ReleaseVersion>, from: Option<&ReleaseTarget>) -> Answer<SwitchOutcome> {
+    pub fn roll_back(&self, request: &RollBack) -> Answer<SwitchOutcome> {
         let (stored, _) = StoredRelease::list_all(self.layout)?;
         let state = DeployState::read(self.layout)?;
-        let target = match observe::rollback_target(&state, to, &stored) {
+        let target = match observe::rollback_target(&state, request.version.as_ref(), &stored) {
             Ok(target) => target,
             Err(why) => return Ok(Err(Rejection::Refused(why))),
         };
@@ -51,11 +51,23 @@ impl Switch<'_> {
             return Ok(Err(Rejection::Refused(format!("release {} is not staged on this host", target.version))));
         };
         releases::store_known_setup(self.layout, &desired, &stored)?;
-        self.switch_to(&desired.to_release_target(), from)
+        let serving = request.expected_current.as_ref();
+        self.switch_to(&desired.to_release_target(), serving, &request.purpose, ChangedByRun::Nothing)
     }
 
-    /// Switches to a staged state.
-    pub fn switch_to(&self, target: &ReleaseTarget, from: Option<&ReleaseTarget>) -> Answer<SwitchOutcome> {
+    /// Switches to a state that this run has staged.
+    pub fn switch_to_staged(&self, request: &SwitchRelease) -> Answer<SwitchOutcome> {
+        let serving = request.expected_current.as_ref();
+        self.switch_to(&request.target, serving, &request.purpose, ChangedByRun::Staged(serving))
+    }
+
+    fn switch_to(
+        &self,
+        target: &ReleaseTarget,
+        from: Option<&ReleaseTarget>,
+        purpose: &SwitchPurpose,
+        changed: ChangedByRun<'_>,
+    ) -> Answer<SwitchOutcome> {
         let mut state = DeployState::read(self.layout)?;
         // The plan of the run that adopted the service found no release.
         let is_adopted = from.is_none() && state.confirmed_target().is_some_and(|now| now.version.is_adopted());
@@ -71,10 +83,14 @@ impl Switch<'_> {
             return Ok(Err(Rejection::Refused(format!("release {} is not staged on this host", target.version))));
         };
         let compare_with = CompareWith::Desired(Box::new(desired.clone()));
-        let observation = match observe_service(self.layout, self.service_manager, &compare_with)? {
+        let mut observation = match observe_service(self.layout, self.service_manager, &compare_with)? {
             Ok(seen) => seen,
             Err(reason) => return Ok(Err(Rejection::Refused(reason))),
         };
+        if self.direction == Direction::Back {
+            // As in the plan of a rollback: it has no --adopt, and shows what it replaces.
+            observation.unmanaged_paths.clear();
+        }
         let rows = match plan::plan_rows(&desired, &observation, &|_| None) {
             Ok(rows) => rows,
             Err(why) => return Ok(Err(Rejection::Refused(why))),
@@ -88,6 +104,12 @@ impl Switch<'_> {
                 "release {} is damaged on this host; deploy it again",
                 target.version
             ))));
+        }
+        if let SwitchPurpose::Plan { expected_changes } = purpose {
+            let unplanned = plan::find_unplanned_changes(&rows, expected_changes, &observation, changed);
+            if !unplanned.is_empty() {
+                return Ok(Err(Rejection::PlanOutdated(unplanned)));
+            }
         }
         if rows.iter().all(|row| !row.action.is_pending()) {
             return Ok(Ok(SwitchOutcome::Unchanged));

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::{new_row, release_name};
-use crate::plan::{Action, AttributeChange, Digest, ResourceChange, format_count};
-use crate::protocol::deploy::{DesiredState, ObservedRelease, ReleaseFile, ServiceObservation};
+use crate::plan::{Action, AttributeChange, Digest, ResourceChange, digest_json, format_count};
+use crate::protocol::deploy::{DesiredState, ObservedRelease, ReleaseFile, ReleaseTarget, ServiceObservation};
 
 pub(super) fn plan_release(desired: &DesiredState, observation: &ServiceObservation) -> Result<ResourceChange, String> {
     let manifest = &desired.manifest;
@@ -77,8 +77,12 @@ pub(super) fn plan_link(desired: &DesiredState, observation: &ServiceObservation
         (None, to) => (Action::Add, to.iter().map(|to| AttributeChange::from_absent("release", to)).collect()),
     };
     let older = (action != Action::None).then(|| describe_older_release(desired, observation)).flatten();
-    let observed = (&observation.current_link, &observation.confirmed, &observation.unfinished_switch);
-    let mut row = new_row("link", "current", action, changes, &observed);
+    let mut row = new_row("link", "current", action, changes, &());
+    row.fingerprint = link_fingerprint(
+        observation.current_link.as_deref(),
+        observation.confirmed.as_ref(),
+        observation.unfinished_switch.as_ref(),
+    );
     row.reason = older;
     if let Some(unfinished) = &observation.unfinished_switch {
         row.action = if row.action == Action::None { Action::Run } else { row.action };
@@ -95,6 +99,15 @@ pub(super) fn plan_link(desired: &DesiredState, observation: &ServiceObservation
         row.reason = Some("the link was changed outside of dunlin; the health of the release is checked".to_owned());
     }
     row
+}
+
+/// Returns the fingerprint of the link's row.
+pub(super) fn link_fingerprint(
+    link: Option<&str>,
+    confirmed: Option<&ReleaseTarget>,
+    unfinished: Option<&ReleaseTarget>,
+) -> Digest {
+    digest_json(&(link, confirmed, unfinished))
 }
 
 /// Says that the release is older than the active one, by the times of their revisions.

@@ -1,7 +1,7 @@
 //! Applies a plan to the hosts, batch by batch.
 
 use super::{CallFailure, DueTasks, PlannedDeploy, TaskSelection, call_host};
-use crate::deploy::plan::expected_fingerprints;
+use crate::deploy::plan::planned_rows;
 use crate::fleet::{Fleet, Session};
 use crate::playbook::BatchSize;
 use crate::protocol::deploy::{
@@ -145,7 +145,7 @@ impl Rollout<'_> {
         let request = |host: &PlannedDeploy| StageRelease {
             scope: self.scope.clone(),
             desired: Box::new(host.desired.clone()),
-            expected_changes: expected_fingerprints(&host.plan),
+            expected_changes: planned_rows(&host.plan),
             // The plan shows what is kept; without --adopt the host has no plan.
             adopt: !host.observation.unmanaged_paths.is_empty(),
         };

@@ -1,8 +1,9 @@
 //! Plans and applies a change of a service on its hosts, such as maintenance.
 
 use super::{CallFailure, DeployPlanError, EventSink, HostFailure, RolloutEvent, call_host};
+use crate::deploy::plan::planned_rows;
 use crate::fleet::{Fleet, Session};
-use crate::plan::{Digest, HostPlan, StepRef};
+use crate::plan::{HostPlan, StepRef};
 use crate::protocol::Call;
 use crate::protocol::deploy::{
     ApplyChange, DeployFailure, LockService, PlanChange, Rejection, ServiceChange, ServiceRef,
@@ -73,10 +74,7 @@ impl ServiceChangeRun<'_> {
         }
         let apply = |host: &PlannedChange| {
             let scope = self.scope.clone();
-            let rows = host.plan.rows.iter();
-            let expected_changes: Vec<(String, Digest)> =
-                rows.map(|row| (row.resource.clone(), row.fingerprint.clone())).collect();
-            ApplyChange { scope, change: self.change, expected_changes }
+            ApplyChange { scope, change: self.change, expected_changes: planned_rows(&host.plan) }
         };
         let replies =
             self.fleet.map_parallel(&pending, |host| self.send_request(&host.session, apply(host), event_sink)).await;

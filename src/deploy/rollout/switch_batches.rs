@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use super::run::{describe_failure, format_names};
 use super::{CallFailure, HostFailure, PlannedDeploy, Rollout, RolloutEvent, RolloutOutcome};
 use crate::deploy::batches::split_into_batches;
-use crate::protocol::deploy::{CheckHealth, DeactivateRelease, ReleaseVersion, RollBack, SwitchOutcome, SwitchRelease};
+use crate::deploy::plan::planned_rows;
+use crate::protocol::deploy::{
+    CheckHealth, DeactivateRelease, ReleaseVersion, RollBack, SwitchOutcome, SwitchPurpose, SwitchRelease,
+};
 
 /// Main processes of the hosts that a rollout switched, as they were after the switch.
 type SwitchedProcesses = BTreeMap<String, Vec<u32>>;
@@ -85,10 +88,11 @@ impl Rollout<'_> {
     async fn switch_host(&self, host: &PlannedDeploy) -> Result<SwitchOutcome, CallFailure> {
         let (scope, expected_current) = (self.scope.clone(), host.observation.confirmed.clone());
         let target = host.desired.to_release_target();
+        let purpose = SwitchPurpose::Plan { expected_changes: planned_rows(&host.plan) };
         if self.new_release.is_some() {
-            self.send_request(host, SwitchRelease { scope, target, expected_current, is_return: false }).await
+            self.send_request(host, SwitchRelease { scope, target, expected_current, purpose }).await
         } else {
-            self.send_request(host, RollBack { scope, version: Some(target.version), expected_current }).await
+            self.send_request(host, RollBack { scope, version: Some(target.version), expected_current, purpose }).await
         }
     }
 
@@ -148,18 +152,18 @@ impl Rollout<'_> {
 
     async fn return_host(&self, host: &PlannedDeploy) -> Result<SwitchOutcome, CallFailure> {
         let expected_current = Some(host.desired.to_release_target());
-        let scope = self.scope.clone();
+        let (scope, purpose) = (self.scope.clone(), SwitchPurpose::Return);
         if is_adopted(host) {
             let before = host.observation.confirmed.as_ref().map(|confirmed| confirmed.version.clone());
             // With what was kept of the host, which the observation from before does not have.
             let version = Some(before.unwrap_or_else(ReleaseVersion::adopted));
-            return self.send_request(host, RollBack { scope, version, expected_current }).await;
+            return self.send_request(host, RollBack { scope, version, expected_current, purpose }).await;
         }
         let Some(target) = host.observation.confirmed.clone() else {
             let target = host.desired.to_release_target();
             return self.send_request(host, DeactivateRelease { scope, target }).await;
         };
-        self.send_request(host, SwitchRelease { scope, target, expected_current, is_return: true }).await
+        self.send_request(host, SwitchRelease { scope, target, expected_current, purpose }).await
     }
 
     fn record_return(

@@ -6,7 +6,7 @@ use super::{
     CompareWith, DeployFailure, DesiredState, ReleaseTarget, ReleaseTask, ReleaseVersion, ServiceChange,
     ServiceObservation, ServiceRef, StagedRelease, SwitchOutcome, TaskRecord, TaskRun,
 };
-use crate::plan::{Digest, ResourceChange};
+use crate::plan::{PlannedRow, ResourceChange};
 use crate::protocol::lock::LockHolder;
 use crate::protocol::{Call, Reply, Request};
 
@@ -38,9 +38,8 @@ pub struct StageRelease {
     pub scope: ServiceRef,
     /// The state.
     pub desired: Box<DesiredState>,
-    /// The plan's rows as `(resource, fingerprint)`; a different host state is rejected with
-    /// [`Rejection::PlanOutdated`]. Empty: any.
-    pub expected_changes: Vec<(String, Digest)>,
+    /// The plan's rows; a different host state is rejected with [`Rejection::PlanOutdated`]. Empty: any.
+    pub expected_changes: Vec<PlannedRow>,
     /// Keep a service that dunlin did not deploy as the release [`ReleaseVersion::ADOPTED`]; without it, such a host is
     /// refused.
     pub adopt: bool,
@@ -55,8 +54,22 @@ pub struct SwitchRelease {
     pub target: ReleaseTarget,
     /// State that served at plan time; if another one serves now, the answer is [`Rejection::PlanOutdated`].
     pub expected_current: Option<ReleaseTarget>,
-    /// Set to return to a state that served before: the next rollback goes further back.
-    pub is_return: bool,
+    /// The plan, or a return.
+    pub purpose: SwitchPurpose,
+}
+
+/// Why a host is switched.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SwitchPurpose {
+    /// A plan was shown and confirmed.
+    Plan {
+        /// The plan's rows. A change that is due and that the plan does not show, since the host's state is another one
+        /// by now, is rejected with [`Rejection::PlanOutdated`].
+        expected_changes: Vec<PlannedRow>,
+    },
+    /// The rollout failed: the host returns to a state that served before, and the next rollback goes further back.
+    Return,
 }
 
 /// Switch to a release that the host keeps.
@@ -68,6 +81,8 @@ pub struct RollBack {
     pub version: Option<ReleaseVersion>,
     /// As in [`SwitchRelease`].
     pub expected_current: Option<ReleaseTarget>,
+    /// The plan, or a return.
+    pub purpose: SwitchPurpose,
 }
 
 /// Stop the release that this rollout made the active one on a host that served nothing before.
@@ -135,7 +150,7 @@ pub struct ApplyChange {
     /// The change.
     pub change: ServiceChange,
     /// The plan's rows as in [`StageRelease`].
-    pub expected_changes: Vec<(String, Digest)>,
+    pub expected_changes: Vec<PlannedRow>,
 }
 
 /// Remove the oldest releases, and what killed runs left; never one that serves or could be returned to. The answer has
