@@ -25,6 +25,7 @@ mod replication_files;
 mod role;
 pub mod server;
 mod tls;
+mod tls_connection;
 mod tls_reload;
 
 use std::path::{Path, PathBuf};

@@ -13,7 +13,9 @@ use dunlin::protocol::throttle::ThrottleLimits;
 use dunlin_shards::{ConnectionOptions, RetryPolicy, ShardConnections, ShardId};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 
-use crate::fixture::{APP_PASSWORD, APP_USER, MoveFixture, SHARD_ID, admin_credentials, connect_admin};
+use crate::fixture::{
+    APP_PASSWORD, APP_USER, MoveFixture, SHARD_ID, admin_credentials, connect_admin, wait_until,
+};
 use crate::moves::{run_copy, run_retire, run_switch};
 use crate::writers::{MoveWriters, stop_and_check};
 
@@ -35,8 +37,15 @@ impl TestCa {
 
     /// Writes the CA, and a certificate for an address, into the folder of an instance.
     fn write_certificate(&self, fixture: &MoveFixture, n: u8, address: &str) {
+        self.write_certificate_until(fixture, n, address, 4000);
+    }
+
+    /// Works like [`Self::write_certificate`], with a certificate that is valid until a year.
+    fn write_certificate_until(&self, fixture: &MoveFixture, n: u8, address: &str, year: i32) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![address.to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
         params.distinguished_name.push(DnType::CommonName, format!("instance {n}"));
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let folder = fixture.instance_root(n).join("tls");
@@ -198,6 +207,64 @@ fn files_that_redis_rejects_stay_pending() {
     ca.write_certificate(&fixture, 0, "127.0.0.2");
     assert_eq!(fixture.provision_primary(0).unwrap().action, Action::Change);
     assert_eq!(fixture.provision_primary(0).unwrap().action, Action::None);
+}
+
+/// Has the running instance load its TLS files again, over a connection that is open.
+fn load_tls_files(fixture: &MoveFixture, n: u8, connection: &mut redis::Connection) {
+    let file = |name: &str| fixture.instance_root(n).join("tls").join(name).display().to_string();
+    let mut cmd = redis::cmd("CONFIG");
+    cmd.arg("SET").arg("tls-cert-file").arg(file("server.crt")).arg("tls-key-file").arg(file("server.key"));
+    cmd.exec(connection).unwrap();
+}
+
+fn has_link(replica: &mut redis::Connection) -> bool {
+    let info: String = redis::cmd("INFO").arg("replication").query(replica).unwrap();
+    info.contains("master_link_status:up")
+}
+
+#[test]
+fn an_expired_certificate_is_replaced_without_a_restart() {
+    let ca = TestCa::new("the cluster's CA");
+    let mut fixture = tls_fixture(&ca);
+    fixture.provision_primary(0).unwrap();
+    let mut primary = connect_admin(&fixture.address(0)).unwrap();
+    redis::cmd("SET").arg("key").arg("value").exec(&mut primary).unwrap();
+    fixture.provision_replica(1, 0).unwrap();
+    let mut replica = connect_admin(&fixture.address(1)).unwrap();
+    wait_until(Duration::from_secs(30), || has_link(&mut replica));
+    let process = process_number(&fixture, 0);
+
+    ca.write_certificate_until(&fixture, 0, "127.0.0.2", 2021);
+    load_tls_files(&fixture, 0, &mut primary);
+    redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("replica").exec(&mut primary).unwrap();
+    wait_until(Duration::from_secs(30), || !has_link(&mut replica));
+    let refused = observe_error(&fixture, 0, Some(&ca.pem)).unwrap();
+    assert!(refused.contains("expired"), "{refused}");
+
+    ca.write_certificate(&fixture, 0, "127.0.0.2");
+    assert_eq!(fixture.provision_primary(0).unwrap().changes[0].attribute, "TLS files");
+    assert_eq!(observe_error(&fixture, 0, Some(&ca.pem)), None);
+    wait_until(Duration::from_secs(30), || has_link(&mut replica));
+    assert_eq!(process_number(&fixture, 0), process);
+    assert_eq!(redis::cmd("GET").arg("key").query::<String>(&mut replica).unwrap(), "value");
+}
+
+#[test]
+fn an_expired_certificate_of_another_ca_or_address_gets_no_password() {
+    let ca = TestCa::new("the cluster's CA");
+    let mut fixture = tls_fixture(&ca);
+    fixture.provision_primary(0).unwrap();
+    let mut open_connection = connect_admin(&fixture.address(0)).unwrap();
+    let other = TestCa::new("another CA");
+    for (signer, address) in [(&other, "127.0.0.2"), (&ca, "127.0.0.9")] {
+        signer.write_certificate_until(&fixture, 0, address, 2021);
+        load_tls_files(&fixture, 0, &mut open_connection);
+        ca.write_certificate(&fixture, 0, "127.0.0.2");
+        let refused = format!("{:#}", fixture.provision_primary(0).unwrap_err());
+        assert!(refused.contains("restart the instance"), "{refused}");
+    }
+    load_tls_files(&fixture, 0, &mut open_connection);
+    assert_eq!(observe_error(&fixture, 0, Some(&ca.pem)), None);
 }
 
 #[test]

@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use dunlin_shards::build_client;
+use redis::ConnectionLike;
 
 use super::acl::{self, AclFile, DEFAULT_USER};
+use super::tls_connection::LocalTlsConnection;
 use super::{ObservedShardFiles, RedisShard};
 use crate::plan::AttributeChange;
 use crate::resources::{BlobSource, Content};
@@ -87,15 +89,15 @@ impl RedisShard {
         };
         let address = self.live_address()?;
         let set = self.connect_as_admin(password, blobs).and_then(|mut connection| {
-            let live: Vec<String> = redis::cmd("ACL").arg("LIST").query(&mut connection)?;
+            let live: Vec<String> = redis::cmd("ACL").arg("LIST").query(&mut *connection)?;
             let live = AclFile::parse(&live.join("\n"))?;
             let lacks_rights = observed.is_append_only && !live.missing_replay_rights().is_empty();
             let sets_default_user = observed.lacks_replay_rights() || lacks_rights;
             if sets_default_user {
-                set_user(&mut connection, DEFAULT_USER, &default_user_rules(new)?)?;
+                set_user(&mut *connection, DEFAULT_USER, &default_user_rules(new)?)?;
             }
             for (user, passwords) in live.missing_passwords(&AclFile::parse(new)?) {
-                set_user(&mut connection, &user, &passwords)?;
+                set_user(&mut *connection, &user, &passwords)?;
             }
             Ok(sets_default_user)
         });
@@ -112,16 +114,23 @@ impl RedisShard {
     ///
     /// # Errors
     /// Returns an error if the connection fails or the instance rejects the password.
-    pub(super) fn connect_as_admin(&self, password: &Content, blobs: &dyn BlobSource) -> Result<redis::Connection> {
+    pub(super) fn connect_as_admin(
+        &self,
+        password: &Content,
+        blobs: &dyn BlobSource,
+    ) -> Result<Box<dyn ConnectionLike>> {
         let password = String::from_utf8(blobs.read_blob(&password.digest)?).context("admin_password is not UTF-8")?;
         let (host, port) = self.live_address()?;
+        if let Some(ca) = self.read_tls_ca()? {
+            return Ok(Box::new(LocalTlsConnection::open(&host, port, &ca, ADMIN, &password)?));
+        }
         let login =
             redis::RedisConnectionInfo::default().set_username(ADMIN).set_password(password).set_skip_set_lib_name();
-        let client = build_client(&host, port, login, self.read_tls_ca()?.as_deref())?;
+        let client = build_client(&host, port, login, None)?;
         let connection = client.get_connection_with_timeout(TIMEOUT)?;
         connection.set_read_timeout(Some(TIMEOUT))?;
         connection.set_write_timeout(Some(TIMEOUT))?;
-        Ok(connection)
+        Ok(Box::new(connection))
     }
 
     /// Returns the address that the running instance was configured with.
@@ -148,7 +157,7 @@ fn default_user_rules(new: &str) -> Result<Vec<String>> {
     })
 }
 
-fn set_user(connection: &mut redis::Connection, user: &str, rules: &[String]) -> Result<()> {
+fn set_user(connection: &mut dyn ConnectionLike, user: &str, rules: &[String]) -> Result<()> {
     let set = redis::cmd("ACL").arg("SETUSER").arg(user).arg(rules).exec(connection);
     set.map_err(|error| anyhow::Error::msg(hide_passwords(&error.to_string(), rules)))
 }

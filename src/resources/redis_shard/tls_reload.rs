@@ -5,22 +5,17 @@
 //! comment in the configuration (Redis keeps comments) with the files that its process has loaded last. Without one the
 //! process loaded them when it started.
 
-use std::io::{Error, ErrorKind};
-use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme};
 
 use super::pending_restart::START_TOLERANCE;
 use super::process::RunningProcess;
+use super::tls_connection::receive_certificate;
 use super::{ObservedShardFiles, RedisShard};
 use crate::host_fs;
 use crate::plan::{AttributeChange, Digest, digest_json};
@@ -30,8 +25,6 @@ use crate::resources::{BlobSource, HostView, PathState, atomic_file};
 pub const TLS_FILES: &str = "TLS files";
 /// Start of the comment.
 const MARK: &str = "# dunlin-tls:";
-/// Time limit for a handshake.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl RedisShard {
     /// Returns whether the TLS files changed since the running instance loaded them, or will change by earlier steps.
@@ -81,12 +74,12 @@ impl RedisShard {
             let directive = if key == "tls_ca_file" { "tls-ca-cert-file".to_owned() } else { key.replace('_', "-") };
             command.arg(directive).arg(path.as_os_str().as_encoded_bytes());
         }
-        let set = self.connect_as_admin(password, blobs).and_then(|mut connection| Ok(command.exec(&mut connection)?));
+        let set = self.connect_as_admin(password, blobs).and_then(|mut connection| Ok(command.exec(&mut *connection)?));
         set.with_context(|| {
             format!(
                 "loading the TLS files into the running instance of shard {}, which keeps those that it has: check that \
-                 certificate and key belong together and that user {} can read them; if the certificate in memory has \
-                 expired or another CA signed it, restart the instance",
+                 certificate and key belong together and that user {} can read them; if another CA signed the \
+                 certificate in memory, or it is for another address, restart the instance",
                 self.id, self.user
             )
         })?;
@@ -160,73 +153,4 @@ impl RedisShard {
 fn find_mark<'c>(conf: &'c str, process: &RunningProcess) -> Option<&'c str> {
     let mut marks = conf.lines().filter_map(|line| line.strip_prefix(MARK)?.trim().split_once(' '));
     marks.rfind(|(identity, _)| *identity == process.identity()).map(|(_, digest)| digest)
-}
-
-/// Makes a handshake and returns the server's certificate.
-fn receive_certificate(host: &str, port: u16) -> Result<Option<Vec<u8>>> {
-    let provider = Arc::new(ring::default_provider());
-    let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyIssuer(provider)))
-        .with_no_client_auth();
-    let name = ServerName::try_from(host.to_owned())?;
-    let mut tls = ClientConnection::new(Arc::new(config), name)?;
-    let addresses = std::net::ToSocketAddrs::to_socket_addrs(&(host, port))?;
-    let address = addresses.into_iter().next().context("no address")?;
-    let end = Instant::now() + HANDSHAKE_TIMEOUT;
-    let mut stream = TcpStream::connect_timeout(&address, HANDSHAKE_TIMEOUT)?;
-    stream.set_write_timeout(Some(HANDSHAKE_TIMEOUT))?;
-    while tls.is_handshaking() {
-        while tls.wants_write() {
-            tls.write_tls(&mut stream)?;
-        }
-        let left = end.saturating_duration_since(Instant::now());
-        ensure!(!left.is_zero(), "no TLS handshake within {} s", HANDSHAKE_TIMEOUT.as_secs());
-        stream.set_read_timeout(Some(left))?;
-        if tls.is_handshaking() && tls.read_tls(&mut stream)? == 0 {
-            return Err(Error::from(ErrorKind::UnexpectedEof).into());
-        }
-        tls.process_new_packets()?;
-    }
-    Ok(tls.peer_certificates().and_then(|chain| chain.first()).map(|certificate| certificate.to_vec()))
-}
-
-/// Accepts a certificate of any issuer, because it is only compared with a file: nothing is sent over the connection.
-#[derive(Debug)]
-struct AnyIssuer(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyIssuer {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
