@@ -343,3 +343,28 @@ fn a_host_that_cannot_take_the_release_is_found_before_any_change() {
     assert!(found[4].starts_with(&format!("port {port} is in use by ")), "{found:?}");
     assert!(!fixture.root().join("releases/1.0").exists());
 }
+
+#[test]
+fn free_space_is_that_of_the_file_system_of_the_releases() {
+    let mut fixture = DeployFixture::new_fixture();
+    let mut desired = fixture.desired_state(&desired_release("1.0"));
+    let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
+    std::fs::create_dir_all(fixture.root()).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), fixture.root().join("releases")).unwrap();
+    let free = |folder: &std::path::Path| {
+        let stat = rustix::fs::statvfs(folder).unwrap();
+        stat.f_bavail * stat.f_frsize
+    };
+    let (of_root, of_releases) = (free(&fixture.root()), free(elsewhere.path()));
+    // What fits into one of the two file systems only, even if other programs write to both meanwhile.
+    desired.manifest.files[0].size = of_root / 2 + of_releases / 2;
+    let request = DeployRequest::Preflight {
+        scope: fixture.service_scope("test"),
+        desired: Box::new(desired),
+        listen_ports: Vec::new(),
+    };
+    let host = fixture.host_agent(&CrashPoint::never());
+    let DeployReply::PreflightDone(problems) = fixture.handle_request(&host, &request) else { panic!("no preflight") };
+    let is_refused = problems.iter().any(|problem| problem.contains("bytes free"));
+    assert_eq!(is_refused, of_releases < of_root, "root {of_root}, releases {of_releases}: {problems:?}");
+}

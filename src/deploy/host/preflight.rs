@@ -1,17 +1,14 @@
 //! Finds what would stop a deploy on this host, before anything is written.
 
 mod ports;
+mod space;
 mod units;
 
-use std::path::Path;
-
-use anyhow::{Context, Result};
-use rustix::fs::statvfs;
+use anyhow::Result;
 
 use self::ports::OwnUnits;
 use self::units::UnitText;
 use super::activate::config_meta;
-use super::contents::count_bytes_to_write;
 use super::layout::ServiceLayout;
 use super::ownership::find_invalid_references;
 use super::releases::{StoredRelease, read_desired};
@@ -20,11 +17,6 @@ use super::state::DeployState;
 use crate::deploy::signature::check_signature;
 use crate::protocol::deploy::{DesiredState, UnitFile};
 use crate::resources::{BlobSource, PathMeta, atomic_file};
-
-/// Bytes that stay free for the journal and the configuration.
-const RESERVED_BYTES: u64 = 16 << 20;
-/// Inodes that stay free besides those of the release's files.
-const RESERVED_INODES: u64 = 100;
 
 /// A release and the host that is to take it.
 pub(super) struct Preflight<'a> {
@@ -46,7 +38,7 @@ impl Preflight<'_> {
         let signature = check_signature(manifest, &self.desired.signature_check);
         problems.extend(signature.err().map(|error| error.to_string()));
         problems.extend(find_invalid_references(manifest));
-        problems.extend(find_missing_space(self.layout, self.desired)?);
+        problems.extend(space::find_missing_space(self.layout, self.services, self.desired)?);
         let units = self.read_units()?;
         problems.extend(units::find_invalid_units(self.layout, self.services, manifest, &units)?);
         let own_units = self.read_own_units(units)?;
@@ -101,27 +93,4 @@ fn find_missing_accounts(desired: &DesiredState) -> Vec<String> {
         problems.extend(atomic_file::resolve_ids(&meta).err().map(|error| format!("hooks and tasks: {error:#}")));
     }
     problems
-}
-
-fn find_missing_space(layout: &ServiceLayout, desired: &DesiredState) -> Result<Vec<String>> {
-    let bytes = count_bytes_to_write(layout, desired)?;
-    if bytes == 0 {
-        return Ok(Vec::new());
-    }
-    let folder = layout.root().ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("/"));
-    let stat = statvfs(folder).with_context(|| format!("reading the free space of {}", folder.display()))?;
-    let (free, needed) = (stat.f_bavail.saturating_mul(stat.f_frsize), bytes.saturating_add(RESERVED_BYTES));
-    let mut problems = Vec::new();
-    if free < needed {
-        problems.push(format!(
-            "{} has {free} bytes free; the release needs {bytes} bytes, and {RESERVED_BYTES} must stay free",
-            folder.display()
-        ));
-    }
-    let inodes = desired.manifest.files.len() as u64 + RESERVED_INODES;
-    // Some file systems have no fixed number of inodes and report 0.
-    if stat.f_files > 0 && stat.f_favail < inodes {
-        problems.push(format!("{} has {} inodes free; the release needs {inodes}", folder.display(), stat.f_favail));
-    }
-    Ok(problems)
 }
