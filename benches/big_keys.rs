@@ -93,8 +93,8 @@ fn milliseconds(time: Duration) -> f64 {
 }
 
 fn measure_key(shape: KeyShape, size: u64) -> BigKeyFigures {
-    // The source compresses a string before it sends any of it: a busy machine takes longer for 2 GiB than the template's
-    // 30 s, after which the copy would begin again.
+    // The source compresses a string before it sends any of it: a busy machine takes longer for 2 GiB than the
+    // template's 30 s, after which the copy would begin again.
     let edits = vec![
         ("repl-timeout 30", "repl-timeout 300"),
         ("maxmemory 256mb", "maxmemory 16gb"),

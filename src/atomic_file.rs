@@ -1,5 +1,5 @@
-//! Replaces files atomically and durably: a reader sees the old content or the new one, never a part, also after a crash
-//! or a power failure.
+//! Replaces files atomically and durably: a reader sees the old content or the new one, never a part, also after a
+//! crash or a power failure.
 //!
 //! The new content is written to a temporary file in the same folder. It is created with mode 0600, gets its owner and
 //! mode through its descriptor, and only then its name: at no time does a path exist through which another user could
@@ -63,7 +63,8 @@ impl Folder {
         Self { handle, path: path.to_owned() }
     }
 
-    /// Creates or replaces the file `name`; content and name survive a power failure when this returns. On an error the old file is unchanged and no temporary file remains.
+    /// Creates or replaces the file `name`; content and name survive a power failure when this returns. On an error the
+    /// old file is unchanged and no temporary file remains.
     ///
     /// # Errors
     /// Returns an error if the folder is not writable, the owner cannot be set, or the disk is full.
@@ -136,7 +137,7 @@ pub fn existing_mode(path: &Path) -> io::Result<Option<u32>> {
 /// Replaces a text file durably; it keeps its mode, and a new one is for its owner alone.
 ///
 /// # Errors
-/// As [`write_atomically`].
+/// Returns an error under the same conditions as [`write_atomically`].
 pub fn replace_text(path: &Path, text: &str) -> Result<()> {
     let mode = existing_mode(path).with_context(|| path.display().to_string())?.unwrap_or(0o600);
     write_atomically(path, text.as_bytes(), &Attributes::with_mode(mode))
@@ -171,7 +172,8 @@ impl<'a> Temporary<'a> {
         if let Some((uid, gid)) = attributes.owner {
             rustix::fs::fchown(self.file.as_fd(), Some(uid), Some(gid))?;
         }
-        // After the change of owner, which clears capabilities, and before the mode, which limits an access control list.
+        // After the change of owner, which clears capabilities, and before the mode, which limits an access control
+        // list.
         self.copy_extended_attributes(name)?;
         // After the change of owner, which clears the set-id bits.
         rustix::fs::fchmod(self.file.as_fd(), Mode::from_raw_mode(attributes.mode))?;

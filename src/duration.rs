@@ -6,7 +6,7 @@ use std::time::Duration;
 /// Parses a duration. A number without a unit is an error.
 ///
 /// # Errors
-/// The text is not a duration; the message has an example of the accepted form.
+/// Returns an error if the text is not a duration; the message has an example of the accepted form.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let reason = match humantime::parse_duration(text) {
         // humantime takes 0 without a unit, and `M` for a month where a minute is as likely to be meant.

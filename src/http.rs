@@ -1,5 +1,5 @@
-//! One HTTP/1.1 GET (RFC 9112) without encryption, for questions to services on the same host. The time limit applies to
-//! the whole exchange, and no more of a body is kept than is asked for.
+//! One HTTP/1.1 GET (RFC 9112) without encryption, for questions to services on the same host. The time limit applies
+//! to the whole exchange, and no more of a body is kept than is asked for.
 
 mod connection;
 

@@ -157,8 +157,8 @@ impl<'a> Program<'a> {
         self
     }
 
-    /// Runs it under a guard, which acts when this process dies. Has no effect on a program with input, and where guards
-    /// are not enabled.
+    /// Runs it under a guard, which acts when this process dies. Has no effect on a program with input, and where
+    /// guards are not enabled.
     pub fn guarded(mut self, on_agent_death: OnAgentDeath) -> Self {
         self.on_agent_death = Some(on_agent_death);
         self

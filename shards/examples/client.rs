@@ -80,7 +80,8 @@ fn describe(result: &Result<String, ShardError>) -> String {
 fn advice(error: &ShardError) -> String {
     let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
     let next = match error.applied_state() {
-        // `Unavailable`: no instance accepted the request within `retry_for`. `Refused`: the server rejected the command.
+        // `Unavailable`: no instance accepted the request within `retry_for`. `Refused`: the server rejected the
+        // command.
         AppliedState::No => "not applied; it is safe to send it again",
         // `Unknown`: the connection broke, or no reply came in time, after the request had been sent.
         AppliedState::Unknown => "may have been applied; read the value before you send it again",

@@ -12,22 +12,22 @@
 //! | another error that a script or function raised | unknown | an error at once |
 //! | the connection broke, or no reply came in time | unknown | sent again with [`RetryPolicy::Idempotent`] only |
 //!
-//! At a cutover, a held write gets READONLY, a held EXEC gets EXECABORT with READONLY in its text, and a blocked command
-//! gets UNBLOCKED. None of them was applied.
+//! At a cutover, a held write gets READONLY, a held EXEC gets EXECABORT with READONLY in its text, and a blocked
+//! command gets UNBLOCKED. None of them was applied.
 //!
-//! An error that a script returns by itself (`redis.error_reply`) is classed by its first word, as if Redis had sent it:
-//! do not begin it with one of the words above if the script may have written.
+//! An error that a script returns by itself (`redis.error_reply`) is classed by its first word, as if Redis had sent
+//! it: do not begin it with one of the words above if the script may have written.
 //!
 //! # Blocking commands and pub/sub
 //!
-//! A blocking command (BLPOP, XREAD BLOCK) stops all requests to its shard, because they share one connection. Give such
-//! commands a [`ShardConnections`] of their own, and a `response_timeout` longer than the command's own. A cutover
+//! A blocking command (BLPOP, XREAD BLOCK) stops all requests to its shard, because they share one connection. Give
+//! such commands a [`ShardConnections`] of their own, and a `response_timeout` longer than the command's own. A cutover
 //! sends a blocked command to the new node. If the connection breaks instead, whether an element was taken is unknown.
 //!
 //! Subscriptions need a connection of the application's own, to the node in [`ShardConnections::routing`]. After a
-//! cutover, the old node still delivers what is published at the new one, as its replica. dunlin does not retire it while
-//! a subscriber is connected. Subscribe at the new node when [`ShardConnections::epoch`] grows, then close the old
-//! connection. Messages that are published while no connection exists are lost, as with any Redis.
+//! cutover, the old node still delivers what is published at the new one, as its replica. dunlin does not retire it
+//! while a subscriber is connected. Subscribe at the new node when [`ShardConnections::epoch`] grows, then close the
+//! old connection. Messages that are published while no connection exists are lost, as with any Redis.
 //!
 //! Where to send it: to the primary that the published map names. A node that refuses is asked for its ROLE; if that
 //! names another primary, the primary is tried, and used while it accepts and until the map's epoch grows. No other
@@ -69,8 +69,8 @@ pub use tls::build_client;
 pub struct ConnectionOptions {
     /// The password of the shards' ACL users. `None`: no authentication at all, as the server's default user.
     pub password: Option<String>,
-    /// The CA that signed the certificates of the instances, as PEM text. With it, connections use TLS only; without it,
-    /// everything is sent in clear, the password too.
+    /// The CA that signed the certificates of the instances, as PEM text. With it, connections use TLS only; without
+    /// it, everything is sent in clear, the password too.
     pub tls_ca: Option<String>,
     /// Time limit of a reply. It must be longer than a pause of a move, during which a server holds writes.
     pub response_timeout: Duration,

@@ -74,7 +74,7 @@ impl AuditLog {
     /// Records that a run begins; durable when it returns. A run that has begun continues.
     ///
     /// # Errors
-    /// The log cannot be written. Nothing may be changed then.
+    /// Returns an error if the log cannot be written. Nothing may be changed then.
     pub fn begin_run(&self, origin: &RunOrigin) -> Result<()> {
         let mut run = self.lock_run();
         if run.as_ref().is_some_and(|run| run.origin.run == origin.run) {

@@ -1,7 +1,7 @@
 //! Receives frames from the controller and detects when it is gone.
 //!
-//! A link can die without a word: an operator's laptop sleeps, a firewall forgets, a host is cut off and comes back. sshd
-//! would notice after two hours, and the agent would hold its host's lock for that time. So the controller sends a
+//! A link can die without a word: an operator's laptop sleeps, a firewall forgets, a host is cut off and comes back.
+//! sshd would notice after two hours, and the agent would hold its host's lock for that time. So the controller sends a
 //! keepalive every few seconds (`KEEPALIVE_INTERVAL`), and counts as gone after `SILENCE_TIMEOUT` without a byte.
 
 use std::io::{self, Read};

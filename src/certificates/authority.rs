@@ -51,7 +51,7 @@ pub fn new_ca_key_path(inventory: &Path) -> PathBuf {
 /// Makes the key of a new CA the present one, if the secrets have its certificate.
 ///
 /// # Errors
-/// The file cannot be read or renamed, or other users can read it.
+/// Returns an error if the file cannot be read or renamed, or other users can read it.
 pub fn replace_ca_key(inventory: &Path, cas: &[Certificate]) -> Result<()> {
     let new_path = new_ca_key_path(inventory);
     let Some(key) = CaKey::load(&new_path)? else { return Ok(()) };
@@ -66,7 +66,7 @@ impl CaKey {
     /// Loads the key; `None` if the file does not exist.
     ///
     /// # Errors
-    /// The file cannot be read, is not a private key, or can be read by other users.
+    /// Returns an error if the file cannot be read, is not a private key, or can be read by other users.
     pub fn load(path: &Path) -> Result<Option<Self>> {
         let with_path = || path.display().to_string();
         let text = match std::fs::read_to_string(path) {
@@ -87,7 +87,7 @@ impl CaKey {
     /// Creates a key.
     ///
     /// # Errors
-    /// The system has no random numbers.
+    /// Returns an error if the system has no random numbers.
     pub fn generate() -> Result<Self> {
         Ok(Self { pair: KeyPair::generate()? })
     }
@@ -95,7 +95,7 @@ impl CaKey {
     /// Writes the key to a file that only its owner can read.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// Returns an error if the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         write_atomically(path, self.pair.serialize_pem().as_bytes(), &Attributes::with_mode(KEY_MODE))
     }
@@ -108,7 +108,7 @@ impl CaKey {
     /// Creates the CA's own certificate, in PEM.
     ///
     /// # Errors
-    /// The name of the cluster does not fit into a certificate.
+    /// Returns an error if the name of the cluster does not fit into a certificate.
     pub fn create_ca(&self, cluster: &str) -> Result<String> {
         let mut params = with_lifetime(CertificateParams::default(), CA_DAYS);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -122,7 +122,7 @@ impl CaKey {
     /// Creates a key and a certificate for the address of a host.
     ///
     /// # Errors
-    /// The address does not fit into a certificate.
+    /// Returns an error if the address does not fit into a certificate.
     pub fn issue(&self, ca: &Certificate, host: &str, address: &str) -> Result<IssuedCertificate> {
         let key = KeyPair::generate()?;
         let params = CertificateParams::new(vec![address.to_owned()]).with_context(|| format!("address {address}"))?;

@@ -1,5 +1,5 @@
-//! Certificates of Redis instances: which are missing or due, and new ones signed by a CA of the cluster. Connects to no
-//! host; `dunlin provision` brings the certificates to the hosts.
+//! Certificates of Redis instances: which are missing or due, and new ones signed by a CA of the cluster. Connects to
+//! no host; `dunlin provision` brings the certificates to the hosts.
 
 mod authority;
 mod secrets_document;
@@ -64,7 +64,7 @@ impl CertificatePlan<'_> {
 /// Plans the certificates of the hosts. `folder` is that of the inventory.
 ///
 /// # Errors
-/// The key of the CA cannot be read, or other users can read it.
+/// Returns an error if the key of the CA cannot be read, or other users can read it.
 pub fn plan_certificates<'a>(
     folder: &Path,
     hosts: Vec<&'a InventoryHost>,
@@ -118,11 +118,12 @@ fn plan_host<'a>(
     HostRow { host, current, reason }
 }
 
-/// Writes the key of a new CA, then the secrets with all new certificates at once, then replaces the key of the CA before.
-/// A run that was interrupted in between loses no key: [`replace_ca_key`] completes it, or the next run starts again.
+/// Writes the key of a new CA, then the secrets with all new certificates at once, then replaces the key of the CA
+/// before. A run that was interrupted in between loses no key: [`replace_ca_key`] completes it, or the next run starts
+/// again.
 ///
 /// # Errors
-/// A file cannot be read or written, or the key of the CA is not in the folder.
+/// Returns an error if a file cannot be read or written, or the key of the CA is not in the folder.
 pub fn write_certificates(
     folder: &Path,
     cluster: &str,

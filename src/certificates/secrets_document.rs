@@ -15,7 +15,7 @@ impl SecretsDocument {
     /// Loads the file; an absent one is empty.
     ///
     /// # Errors
-    /// The file cannot be read, or is not valid TOML.
+    /// Returns an error if the file cannot be read, or is not valid TOML.
     pub fn load(path: &Path) -> Result<Self> {
         let text = match std::fs::read_to_string(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
@@ -28,7 +28,7 @@ impl SecretsDocument {
     /// Sets the CA, or adds it to those that the secrets have.
     ///
     /// # Errors
-    /// The file has a value in the place of a table.
+    /// Returns an error if the file has a value in the place of a table.
     pub fn add_ca(&mut self, pem: &str, is_first: bool) -> Result<()> {
         let table = find_table(self.0.as_table_mut(), &["redis", "tls"])?;
         let before = table.get("ca").and_then(Item::as_str).filter(|_| !is_first).unwrap_or_default().trim_end();
@@ -40,7 +40,7 @@ impl SecretsDocument {
     /// Sets the certificate and the key of a host.
     ///
     /// # Errors
-    /// As [`Self::add_ca`].
+    /// Returns an error under the same conditions as [`Self::add_ca`].
     pub fn set_certificate(&mut self, host: &str, issued: &IssuedCertificate) -> Result<()> {
         let key = certificate_table_key(host);
         let table = find_table(self.0.as_table_mut(), &["redis", "tls", "hosts", &key])?;
@@ -52,7 +52,7 @@ impl SecretsDocument {
     /// Returns the text, which is valid TOML.
     ///
     /// # Errors
-    /// The tables are written with dotted keys, which the edits do not fit.
+    /// Returns an error if the tables are written with dotted keys, which the edits do not fit.
     pub fn to_text(&self) -> Result<String> {
         let text = self.0.to_string();
         let is_valid = text.parse::<DocumentMut>().is_ok();

@@ -28,7 +28,7 @@ impl CheckCommand {
     /// Prints every finding with its position.
     ///
     /// # Errors
-    /// The current folder does not exist.
+    /// Returns an error if the current folder does not exist.
     pub fn run(self, common: &CommonArgs) -> Result<Exit, CommandError> {
         let mut diagnostics = Diagnostics::new();
         let project = find_project_into(&self.inventory, &mut diagnostics)?;

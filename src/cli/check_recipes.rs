@@ -67,7 +67,8 @@ fn check_shared_folders(recipes: &[CheckedRecipe], found: &mut Diagnostics) {
     }
 }
 
-/// Sources that a build makes need not be there: those of a recipe with `build` or of Cargo projects, and those that git ignores.
+/// Sources that a build makes need not be there: those of a recipe with `build` or of Cargo projects, and those that
+/// git ignores.
 fn check_sources(CheckedRecipe { recipe, file }: &CheckedRecipe, root: &Path, found: &mut Diagnostics) {
     let has_build = recipe.build.is_some() || !find_cargo_builds(recipe, root).is_empty();
     for entry in recipe.files.iter().filter(|_| !has_build) {

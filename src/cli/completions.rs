@@ -33,7 +33,7 @@ impl ManCommand {
     /// Prints the page in roff.
     ///
     /// # Errors
-    /// The page cannot be rendered.
+    /// Returns an error if the page cannot be rendered.
     pub fn run(self, reporter: &Reporter) -> Result<Exit, CommandError> {
         let mut text = Vec::new();
         clap_mangen::Man::new(Cli::command()).render(&mut text)?;

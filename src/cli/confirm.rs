@@ -12,7 +12,7 @@ use super::exit::Exit;
 /// Asks a question, unless `--yes` answers it.
 ///
 /// # Errors
-/// The answer is no, or there is no terminal (exit 3); Ctrl-C (exit 130).
+/// Returns an error if the answer is no or there is no terminal (exit 3), or after Ctrl-C (exit 130).
 pub fn require_confirmation(question: &str, yes: bool) -> Result<(), CommandError> {
     if yes {
         return Ok(());
@@ -23,7 +23,7 @@ pub fn require_confirmation(question: &str, yes: bool) -> Result<(), CommandErro
 /// Asks a question. Without a terminal it refuses, and names what confirms instead.
 ///
 /// # Errors
-/// As [`require_confirmation`].
+/// Returns an error under the same conditions as [`require_confirmation`].
 pub fn require_answer(question: &str, without_terminal: &str) -> Result<(), CommandError> {
     ensure_terminal("confirmation is required, and there is no terminal to ask on", without_terminal)?;
     let mut prompt = String::new();
@@ -35,7 +35,7 @@ pub fn require_answer(question: &str, without_terminal: &str) -> Result<(), Comm
 /// Asks the person to type a text, such as the names of what may be lost. `danger` says what may be lost.
 ///
 /// # Errors
-/// Another text was typed, or there is no terminal (exit 3); Ctrl-C (exit 130).
+/// Returns an error if another text was typed or there is no terminal (exit 3), or after Ctrl-C (exit 130).
 pub fn require_typed_text(danger: &str, expected: &str, without_terminal: &str) -> Result<(), CommandError> {
     ensure_terminal(&format!("{danger}, and there is no terminal to ask on"), without_terminal)?;
     let mut prompt = danger.to_owned();

@@ -35,8 +35,8 @@ fn at_least_one() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..)
 }
 
-/// Moves `-i`, `--inventory` and `--parallel` from before the command to behind it, where the commands that have these flags
-/// take them: `dunlin -i DIR hosts` means `dunlin hosts -i DIR`.
+/// Moves `-i`, `--inventory` and `--parallel` from before the command to behind it, where the commands that have these
+/// flags take them: `dunlin -i DIR hosts` means `dunlin hosts -i DIR`.
 pub fn move_leading_flags(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments = arguments.into_iter();
     let (mut before, mut moved): (Vec<OsString>, Vec<OsString>) = (arguments.next().into_iter().collect(), Vec::new());

@@ -58,11 +58,12 @@ pub struct DeployCommand {
 }
 
 impl DeployCommand {
-    /// Plans, confirms and runs the rollout. A host whose release does not become healthy is rolled back, and the rollout
-    /// stops after its batch.
+    /// Plans, confirms and runs the rollout. A host whose release does not become healthy is rolled back, and the
+    /// rollout stops after its batch.
     ///
     /// # Errors
-    /// Files have mistakes, there is no such release, a host cannot be planned or is locked, or the plan is not confirmed.
+    /// Returns an error if files have mistakes, there is no such release, a host cannot be planned or is locked, or the
+    /// plan is not confirmed.
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
         if self.health {
             return self.show_health(common).await;

@@ -18,7 +18,7 @@ const KEY_BYTES: usize = 32;
 /// accepted again.
 ///
 /// # Errors
-/// A key file cannot be read or is not valid, or the system has no random numbers.
+/// Returns an error if a key file cannot be read or is not valid, or the system has no random numbers.
 pub fn load_digest_key(project: &Project) -> Result<DigestKey> {
     let name = project.inventory.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let own = project.root.join(".dunlin").join(format!("digest-{name}.key"));

@@ -37,7 +37,7 @@ impl ExecCommand {
     /// Runs the command on all hosts in parallel, and prefixes each line of output with its host.
     ///
     /// # Errors
-    /// Files have mistakes, or the selector matches no host.
+    /// Returns an error if files have mistakes, or the selector matches no host.
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
         let project = find_project(&self.connect.inventory, common)?;
         let loaded = load_environment(&project, common)?;

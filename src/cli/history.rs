@@ -24,10 +24,11 @@ pub struct HistoryCommand {
 }
 
 impl HistoryCommand {
-    /// Prints one line per host and switch, oldest first: when, from which release to which, result, duration, operator.
+    /// Prints one line per host and switch, oldest first: when, from which release to which, result, duration,
+    /// operator.
     ///
     /// # Errors
-    /// Files have mistakes, or no host is selected.
+    /// Returns an error if files have mistakes, or no host is selected.
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
         let service = ServiceHosts { service: &self.service, limit: self.limit.as_deref(), connect: &self.connect };
         let status = service.observe_hosts(common).await?;

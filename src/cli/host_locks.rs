@@ -27,7 +27,8 @@ pub fn lock_request(command: &str, run: &str, shared: bool) -> LockRequest {
 /// Locks the hosts for as long as the sessions live.
 ///
 /// # Errors
-/// Another run holds a lock (exit 5); it is named, with the command that stops it. Or a host does not answer (exit 4).
+/// Returns an error if another run holds a lock (exit 5), which is named with the command that stops it, or a host does
+/// not answer (exit 4).
 pub async fn lock_hosts(
     fleet: &Fleet,
     sessions: &[&Session],
@@ -58,8 +59,8 @@ pub async fn lock_hosts(
     }
 }
 
-/// Begins the log of a run that is about to change hosts. A folder that cannot be written is no reason to stop: each host
-/// has a log of its own.
+/// Begins the log of a run that is about to change hosts. A folder that cannot be written is no reason to stop: each
+/// host has a log of its own.
 pub fn begin_run_log(hosts: &[&str], reporter: &Reporter) {
     let project = find_project_into(&InventoryArgs::default(), &mut Diagnostics::new()).ok().flatten();
     let Some(project) = project else { return };

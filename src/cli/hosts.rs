@@ -29,7 +29,7 @@ impl HostsCommand {
     /// Prints one line per host; with `-v` also its variables and their origins.
     ///
     /// # Errors
-    /// Files have mistakes, or the selector matches no host.
+    /// Returns an error if files have mistakes, or the selector matches no host.
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
         let project = find_project(&self.connect.inventory, common)?;
         let loaded = load_environment(&project, common)?;

@@ -27,7 +27,7 @@ impl LocksCommand {
     /// Lists the locks of each host; exits with 4 if a host does not answer.
     ///
     /// # Errors
-    /// Files have mistakes, or the selector matches no host.
+    /// Returns an error if files have mistakes, or the selector matches no host.
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
         let project = find_project(&self.connect.inventory, common)?;
         let loaded = load_environment(&project, common)?;

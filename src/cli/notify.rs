@@ -1,5 +1,5 @@
-//! Notifications of a rollout, or of another change of a service: commands of the recipe on the controller, with facts as
-//! JSON on standard input.
+//! Notifications of a rollout, or of another change of a service: commands of the recipe on the controller, with facts
+//! as JSON on standard input.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -92,7 +92,8 @@ impl Notifier<'_> {
         }
     }
 
-    /// Runs the commands of an event one after another. A failure is a warning: it does not change the outcome of the run.
+    /// Runs the commands of an event one after another. A failure is a warning: it does not change the outcome of the
+    /// run.
     async fn run_commands(&self, event: &str, manifest: Option<&ReleaseManifest>, hosts: Vec<Value>) {
         let commands = match event {
             "started" => &self.commands.started,

@@ -15,11 +15,11 @@ pub fn seal_error(path: &Path, error: SealError) -> CommandError {
     CommandError::with_message(Exit::Refused, format!("{}: {error}", path.display())).with_hint("make a new plan")
 }
 
-/// Creates or replaces a file that only its owner can read. What is there and is no regular file (`/dev/stdout`, a pipe)
-/// is written to.
+/// Creates or replaces a file that only its owner can read. What is there and is no regular file (`/dev/stdout`, a
+/// pipe) is written to.
 ///
 /// # Errors
-/// The file cannot be written.
+/// Returns an error if the file cannot be written.
 pub fn write_output_file(path: &Path, bytes: &[u8]) -> Result<(), CommandError> {
     let is_replaced = path.metadata().map_or(true, |stat| stat.is_file());
     let written = if is_replaced {

@@ -94,7 +94,8 @@ impl PlanArgs {
     /// Makes a plan for moves within these limits; with `simulate`, for a hypothetical fleet.
     ///
     /// # Errors
-    /// The scenario or an option is invalid (exit 64), or no placement satisfies the options (exit 3).
+    /// Returns an error if the scenario or an option is invalid (exit 64), or no placement satisfies the options (exit
+    /// 3).
     pub fn make_plan(
         &self,
         mut observation: Observation,
@@ -116,7 +117,7 @@ impl PlanArgs {
 /// Loads an observation from a file.
 ///
 /// # Errors
-/// The file cannot be read, or is inconsistent.
+/// Returns an error if the file cannot be read, or is inconsistent.
 pub fn load_observation(file: &Path) -> Result<Observation, CommandError> {
     Observation::from_json(&read_file(file)?).map_err(|error| {
         let error = anyhow::Error::from(error).context(file.display().to_string());
@@ -127,8 +128,8 @@ pub fn load_observation(file: &Path) -> Result<Observation, CommandError> {
 /// Loads a saved plan that is still valid, with the changes of sizes since it was made.
 ///
 /// # Errors
-/// The file cannot be read (exit 1), or is not as it was saved, or the plan is out of date (exit 3); everything that
-/// changed is named.
+/// Returns an error if the file cannot be read (exit 1), or is not as it was saved, or the plan is out of date (exit
+/// 3); everything that changed is named.
 pub fn load_plan(file: &Path, now: &Observation, key: &DigestKey) -> Result<(SavedPlan, Vec<String>), CommandError> {
     let not_a_plan = |error: serde_json::Error| {
         CommandError::with_message(Exit::Error, format!("{} is not a saved plan: {error}", file.display()))
@@ -153,7 +154,7 @@ pub fn load_plan(file: &Path, now: &Observation, key: &DigestKey) -> Result<(Sav
 /// Saves a plan to a file, sealed under the inventory's key.
 ///
 /// # Errors
-/// The file cannot be written.
+/// Returns an error if the file cannot be written.
 pub fn save_plan(file: &Path, plan: &SavedPlan, key: &DigestKey) -> Result<(), CommandError> {
     let text = to_sealed_json(plan, key).map_err(anyhow::Error::from)?;
     write_output_file(file, text.as_bytes())

@@ -32,7 +32,7 @@ pub struct PlaybookFiles {
 /// Finds the project in the current folder or above it. `--inventory` replaces the inventory of `dunlin.toml`.
 ///
 /// # Errors
-/// `dunlin.toml` cannot be read or has mistakes.
+/// Returns an error if `dunlin.toml` cannot be read or has mistakes.
 pub fn find_project(inventory: &InventoryArgs, common: &CommonArgs) -> Result<Project, CommandError> {
     let mut found = Diagnostics::new();
     let project = find_project_into(inventory, &mut found)?;
@@ -42,7 +42,7 @@ pub fn find_project(inventory: &InventoryArgs, common: &CommonArgs) -> Result<Pr
 /// Finds the project as [`find_project`] does, and collects the mistakes in `dunlin.toml`.
 ///
 /// # Errors
-/// The current folder does not exist.
+/// Returns an error if the current folder does not exist.
 pub fn find_project_into(inventory: &InventoryArgs, found: &mut Diagnostics) -> Result<Option<Project>, CommandError> {
     let here = std::env::current_dir().map_err(|error| {
         CommandError::new(Exit::Error, anyhow::Error::from(error).context("cannot open the current folder"))
@@ -57,7 +57,7 @@ pub fn find_project_into(inventory: &InventoryArgs, found: &mut Diagnostics) -> 
 /// Loads the inventory and the shard map; prints warnings.
 ///
 /// # Errors
-/// Files have mistakes; all of them are reported, with their positions.
+/// Returns an error if files have mistakes; all of them are reported, with their positions.
 pub fn load_environment(project: &Project, common: &CommonArgs) -> Result<Environment, CommandError> {
     let mut found = Diagnostics::new();
     let loaded = Inventory::load_folder(&project.inventory);
@@ -69,7 +69,7 @@ pub fn load_environment(project: &Project, common: &CommonArgs) -> Result<Enviro
 /// Loads a playbook (by default the project's) and the templates.
 ///
 /// # Errors
-/// Files have mistakes; all of them are reported, with their positions.
+/// Returns an error if files have mistakes; all of them are reported, with their positions.
 pub fn load_plays(
     project: &Project,
     playbook: Option<&Path>,
@@ -84,7 +84,7 @@ pub fn load_plays(
 /// Loads the templates.
 ///
 /// # Errors
-/// Files have mistakes; all of them are reported, with their positions.
+/// Returns an error if files have mistakes; all of them are reported, with their positions.
 pub fn load_templates(project: &Project, common: &CommonArgs) -> Result<Templates, CommandError> {
     let mut found = Diagnostics::new();
     let templates = Templates::load_folder(&project.templates, &mut found);
@@ -94,7 +94,7 @@ pub fn load_templates(project: &Project, common: &CommonArgs) -> Result<Template
 /// Creates the compiler of plays.
 ///
 /// # Errors
-/// The playbook does not fit the inventory.
+/// Returns an error if the playbook does not fit the inventory.
 pub fn new_compiler<'a>(
     project: &Project,
     loaded: &'a Environment,
@@ -121,7 +121,7 @@ pub fn new_compiler<'a>(
 /// Returns the loaded value, and prints warnings.
 ///
 /// # Errors
-/// There are errors; all of them are reported.
+/// Returns an error if errors were found; all of them are reported.
 pub fn finish_loading<T>(value: Option<T>, diagnostics: &Diagnostics, common: &CommonArgs) -> Result<T, CommandError> {
     match value {
         Some(value) if !diagnostics.has_errors() => {
@@ -137,7 +137,7 @@ pub fn finish_loading<T>(value: Option<T>, diagnostics: &Diagnostics, common: &C
 /// Returns the hosts of a selector (default: all) that `--limit` also selects.
 ///
 /// # Errors
-/// A name is unknown, or no host is selected.
+/// Returns an error if a name is unknown, or no host is selected.
 pub fn select_hosts<'i>(
     inventory: &'i Inventory,
     selector: Option<&str>,

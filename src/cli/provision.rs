@@ -72,7 +72,8 @@ impl ProvisionCommand {
     /// Plans the hosts, shows the plan, asks for confirmation, and applies the plan.
     ///
     /// # Errors
-    /// Files have mistakes, no host is selected, the saved plan is out of date, or the plan is not confirmed.
+    /// Returns an error if files have mistakes, no host is selected, the saved plan is out of date, or the plan is not
+    /// confirmed.
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
         provision_hosts(self.selector.as_deref(), &self.args, common).await
     }
@@ -254,7 +255,7 @@ fn report_outcomes(outcomes: &BTreeMap<String, HostOutcome>, reporter: &Reporter
 /// Reads a saved plan.
 ///
 /// # Errors
-/// The file cannot be read or is not a plan (exit 1), or it is not as it was saved (exit 3).
+/// Returns an error if the file cannot be read or is not a plan (exit 1), or it is not as it was saved (exit 3).
 fn read_saved_plan(path: &Path, project: &Project) -> Result<SavedProvisionPlan, CommandError> {
     let invalid = |text: String| {
         CommandError::with_message(Exit::Error, text).with_hint("dunlin provision --dry-run --out FILE saves a plan")

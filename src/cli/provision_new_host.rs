@@ -54,7 +54,8 @@ impl ProvisionNewHostCommand {
     /// Checks the host, pins its key, adds it to the inventory, and provisions it.
     ///
     /// # Errors
-    /// The host does not answer or cannot be provisioned, or its key is not confirmed. The inventory is not changed then.
+    /// Returns an error if the host does not answer or cannot be provisioned, or its key is not confirmed. The
+    /// inventory is not changed then.
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
         let project = find_project(&self.args.connect.inventory, common)?;
         let loaded = load_environment(&project, common)?;

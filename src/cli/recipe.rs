@@ -26,7 +26,7 @@ impl LoadedRecipe {
     /// Loads the recipe of a service.
     ///
     /// # Errors
-    /// There is no recipe of that name, or it has mistakes; all of them are reported.
+    /// Returns an error if there is no recipe of that name, or it has mistakes; all of them are reported.
     pub fn load_recipe(service: &str, project: &Project, common: &CommonArgs) -> Result<Self, CommandError> {
         let name = ServiceName::new(service).map_err(|error| CommandError::with_message(Exit::Usage, error))?;
         let folder = project.playbook.parent().unwrap_or(&project.root);
@@ -47,7 +47,7 @@ impl LoadedRecipe {
     /// Returns the service's hosts that `--limit` selects, and those that it excludes.
     ///
     /// # Errors
-    /// The recipe or the limit has an unknown name, or no host is selected.
+    /// Returns an error if the recipe or the limit has an unknown name, or no host is selected.
     pub fn select_service_hosts<'i>(
         &self,
         inventory: &'i Inventory,

@@ -28,7 +28,7 @@ impl ReleasesCommand {
     /// Prints one line per host and release, oldest first, and the health of the active release now.
     ///
     /// # Errors
-    /// Files have mistakes, or no host is selected.
+    /// Returns an error if files have mistakes, or no host is selected.
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
         let service = ServiceHosts { service: &self.service, limit: self.limit.as_deref(), connect: &self.connect };
         let status = service.observe_hosts(common).await?;

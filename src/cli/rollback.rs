@@ -28,8 +28,8 @@ impl RollbackCommand {
     /// Plans, confirms and runs the rollback.
     ///
     /// # Errors
-    /// Files have mistakes, a host does not have the release, hosts would roll back to different releases, or the plan is
-    /// not confirmed.
+    /// Returns an error if files have mistakes, a host does not have the release, hosts would roll back to different
+    /// releases, or the plan is not confirmed.
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
         let project = find_project(&self.args.connect.inventory, common)?;
         let loaded = LoadedRecipe::load_recipe(&self.service, &project, common)?;

@@ -123,7 +123,7 @@ impl<'a> ServiceRollout<'a> {
     /// Plans the rollout, asks for confirmation, and applies it.
     ///
     /// # Errors
-    /// The plan is refused, not confirmed, or hosts are locked: no changes were made.
+    /// Returns an error if the plan is refused, not confirmed, or hosts are locked: no changes were made.
     pub async fn run_rollout(
         &self,
         command: &str,

@@ -41,7 +41,7 @@ pub fn describe_holder(holder: &LockHolder) -> String {
 /// Checks that all hosts roll back to the same release. Without `--to` they may not, after a partial rollout.
 ///
 /// # Errors
-/// They would not, with the release of each host.
+/// Returns an error if the hosts would roll back to different releases, with the release of each host.
 pub fn ensure_single_target(planned: &[PlannedDeploy], service: &ServiceName) -> Result<(), CommandError> {
     let mut hosts: BTreeMap<&ReleaseVersion, Vec<&str>> = BTreeMap::new();
     for host in planned {

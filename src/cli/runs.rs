@@ -44,7 +44,7 @@ impl RunsCommand {
     /// Lists the runs, or the events of one.
     ///
     /// # Errors
-    /// There is no such run, or a log cannot be read.
+    /// Returns an error if there is no such run, or a log cannot be read.
     pub fn run(self, common: &CommonArgs) -> Result<Exit, CommandError> {
         let folder = run_log_folder(&find_project(&InventoryArgs::default(), common)?);
         let reporter = common.new_reporter();

@@ -23,13 +23,13 @@ const SUMMARY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Runs the future of a command.
 ///
 /// # Errors
-/// Those of the command.
+/// Returns the error of the command.
 pub fn block_on<T>(command: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(command)
 }
 
-/// Builds the fleet of these hosts. The first Ctrl-C (or SIGTERM, or SIGHUP) stops each host at the next safe point; the
-/// second one ends the programs on the hosts and exits immediately.
+/// Builds the fleet of these hosts. The first Ctrl-C (or SIGTERM, or SIGHUP) stops each host at the next safe point;
+/// the second one ends the programs on the hosts and exits immediately.
 ///
 /// # Errors
 /// See [`Fleet::new`].

@@ -42,7 +42,7 @@ impl ServiceChangeCommand<'_> {
     /// Plans the change, asks for confirmation, and applies it on all hosts at the same time.
     ///
     /// # Errors
-    /// Files have mistakes, the plan is not confirmed, or hosts are locked: no changes were made.
+    /// Returns an error if files have mistakes, the plan is not confirmed, or hosts are locked: no changes were made.
     pub async fn run(&self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
         let (reporter, args) = (common.new_reporter(), self.args);
         let project = find_project(&args.connect.inventory, common)?;
@@ -96,7 +96,8 @@ impl ServiceChangeCommand<'_> {
         finish(outcome.failed.len(), exit)
     }
 
-    /// Asks for confirmation. The name of the service must be repeated where contents are deleted that no deploy restores.
+    /// Asks for confirmation. The name of the service must be repeated where contents are deleted that no deploy
+    /// restores.
     fn confirm(&self) -> Result<(), CommandError> {
         if !matches!(self.change, ServiceChange::Undeploy { delete_shared: true }) {
             return require_confirmation("Apply this plan?", self.args.yes);

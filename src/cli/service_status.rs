@@ -46,11 +46,11 @@ pub struct HostStatus {
 }
 
 impl ServiceHosts<'_> {
-    /// Observes the hosts at the same time, and prints the errors of those that cannot be observed. The texts of the hosts
-    /// are without secrets: a hook, a task or a health command may have printed one.
+    /// Observes the hosts at the same time, and prints the errors of those that cannot be observed. The texts of the
+    /// hosts are without secrets: a hook, a task or a health command may have printed one.
     ///
     /// # Errors
-    /// Files have mistakes, or no host is selected.
+    /// Returns an error if files have mistakes, or no host is selected.
     pub async fn observe_hosts(&self, common: &CommonArgs) -> Result<ServiceStatus, CommandError> {
         let project = find_project(&self.connect.inventory, common)?;
         let loaded = LoadedRecipe::load_recipe(self.service, &project, common)?;

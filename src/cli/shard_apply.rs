@@ -35,7 +35,7 @@ impl RunTotals {
     /// Adds the counts to the outcome of a run.
     ///
     /// # Errors
-    /// The error of the run.
+    /// Returns the error of the run.
     pub fn print_summary(self, result: Result<Exit, CommandError>) -> Result<CommandOutcome, CommandError> {
         let counts = ChangeCounts { change: self.moves, ..ChangeCounts::default() };
         match result {
@@ -78,7 +78,7 @@ impl Estimate {
 /// Locks the reachable shard hosts, and starts the run on each.
 ///
 /// # Errors
-/// Another run holds a lock (exit 5), or a host does not answer.
+/// Returns an error if another run holds a lock (exit 5), or a host does not answer.
 pub async fn lock_hosts_and_start_run(
     files: &ShardFiles,
     context: &mut RebalanceContext<'_>,
@@ -97,7 +97,7 @@ pub async fn lock_hosts_and_start_run(
 /// Runs the preflight checks of the moves, and prints their notes.
 ///
 /// # Errors
-/// A check fails: exit 3, no changes were made.
+/// Returns an error if a check fails (exit 3); no changes were made.
 pub async fn run_preflight(
     context: &RebalanceContext<'_>,
     moves: &[PlannedMove],
@@ -126,7 +126,7 @@ pub fn preflight_error(reasons: &[String]) -> CommandError {
 /// Applies moves, and prints their outcome.
 ///
 /// # Errors
-/// The pending moves cannot be saved.
+/// Returns an error if the pending moves cannot be saved.
 pub async fn apply_and_report(
     files: &ShardFiles,
     context: &RebalanceContext<'_>,

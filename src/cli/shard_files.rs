@@ -41,7 +41,7 @@ impl ShardFiles {
     /// Loads the files.
     ///
     /// # Errors
-    /// Files have mistakes, or there is no shard map.
+    /// Returns an error if files have mistakes, or there is no shard map.
     pub fn load(connect: &ConnectArgs, common: &CommonArgs) -> Result<Self, CommandError> {
         let project = find_project(&connect.inventory, common)?;
         let loaded = load_environment(&project, common)?;
@@ -59,17 +59,17 @@ impl ShardFiles {
     /// Returns the shard map.
     ///
     /// # Errors
-    /// There is no map.
+    /// Returns an error if there is no map.
     pub fn shard_map(&self) -> Result<&ShardMap, CommandError> {
         let map = self.loaded.map.as_ref().map(|(map, _)| map);
         map.ok_or_else(|| CommandError::with_message(Exit::Error, "no shard map"))
     }
 
-    /// Returns the hosts that may have shards, in the order of the inventory: those of plays that create shards, and those of
-    /// the map.
+    /// Returns the hosts that may have shards, in the order of the inventory: those of plays that create shards, and
+    /// those of the map.
     ///
     /// # Errors
-    /// A selector of the playbook selects no host.
+    /// Returns an error if a selector of the playbook selects no host.
     pub fn shard_hosts(&self) -> Result<Vec<&InventoryHost>, CommandError> {
         let inventory = &self.loaded.inventory;
         let mut names = BTreeSet::new();
@@ -117,7 +117,7 @@ impl ShardFiles {
     /// Connects to all hosts.
     ///
     /// # Errors
-    /// Hosts cannot be reached; all of them are reported.
+    /// Returns an error if hosts cannot be reached; all of them are reported.
     pub async fn connect_all<'a>(
         &'a self,
         fleet: &'a Fleet,
@@ -137,7 +137,7 @@ impl ShardFiles {
     /// Connects to the hosts that can be reached. Returns the others with their errors, in the order of the inventory.
     ///
     /// # Errors
-    /// The inventory has no credentials of the instances.
+    /// Returns an error if the inventory has no credentials of the instances.
     pub async fn connect_reachable<'a>(
         &'a self,
         fleet: &'a Fleet,

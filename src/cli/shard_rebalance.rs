@@ -72,8 +72,8 @@ impl ShardRebalance {
     /// Observes, plans, shows the plan, asks for confirmation, and moves shards.
     ///
     /// # Errors
-    /// Files have mistakes, a host or shard does not answer, no plan is possible, preflight fails, or another run holds a
-    /// lock.
+    /// Returns an error if files have mistakes, a host or shard does not answer, no plan is possible, preflight fails,
+    /// or another run holds a lock.
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
         let (reporter, id, mut totals) = (common.new_reporter(), common.run.to_string(), RunTotals::default());
         let result = self.run_rebalance(common, &id, &reporter, &mut totals).await;
@@ -188,7 +188,7 @@ pub fn in_progress_error(reason: &str) -> CommandError {
 /// Checks under the locks that the map is the one of the plan and the published one, and that no moves are in progress.
 ///
 /// # Errors
-/// Something has changed since the plan was made.
+/// Returns an error if something has changed since the plan was made.
 pub async fn ensure_unchanged(
     files: &ShardFiles,
     context: &RebalanceContext<'_>,

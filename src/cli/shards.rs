@@ -109,7 +109,8 @@ impl ShardsArgs {
     /// Runs the subcommand.
     ///
     /// # Errors
-    /// Files have mistakes, a host cannot be reached, a move needs manual intervention, or another run holds a lock.
+    /// Returns an error if files have mistakes, a host cannot be reached, a move needs manual intervention, or another
+    /// run holds a lock.
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
         let (reporter, id, mut totals) = (common.new_reporter(), common.run.to_string(), RunTotals::default());
         let result = async {
@@ -168,7 +169,7 @@ impl ShardsContext<'_> {
     /// Checks that the map has these shards.
     ///
     /// # Errors
-    /// It does not have one: exit 64.
+    /// Returns an error if the map does not have one of the shards (exit 64).
     fn ensure_shards_exist(&self, shards: &[ShardId]) -> Result<(), CommandError> {
         let map = self.files.shard_map()?;
         match shards.iter().find(|shard| map.shards.iter().all(|entry| entry.id != **shard)) {

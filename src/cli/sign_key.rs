@@ -18,7 +18,7 @@ const KEY_BYTES: usize = 158;
 /// Loads a secret key of minisign. Its password is in the environment, or is asked for on a terminal.
 ///
 /// # Errors
-/// The file is not a secret key, or the password is missing or wrong.
+/// Returns an error if the file is not a secret key, or the password is missing or wrong.
 pub fn load_sign_key(path: &Path) -> Result<SecretKey, CommandError> {
     let with_path = |error: anyhow::Error| CommandError::from(error.context(path.display().to_string()));
     let text = std::fs::read_to_string(path).map_err(|error| with_path(error.into()))?;

@@ -11,8 +11,8 @@ use crate::protocol::deploy::ServiceChange;
 
 /// Remove a service from its hosts
 ///
-/// Takes each host out of rotation, and removes the units, configuration files, releases and state of the service. Shared
-/// files and folders stay, unless --delete-shared is given.
+/// Takes each host out of rotation, and removes the units, configuration files, releases and state of the service.
+/// Shared files and folders stay, unless --delete-shared is given.
 #[derive(Debug, Args)]
 pub struct UndeployCommand {
     /// Service name

@@ -111,9 +111,9 @@ impl Artifact {
 /// Builds the artifact `<out>/<service>-<version>.tar.zst` from the recipe's files below `base`.
 ///
 /// # Errors
-/// Returns an error if sources are missing or not files (all of them, as [`MissingSources`]), if another content has the
-/// version's name in `output_dir` (as [`VersionTaken`]), if a shared path has content (as [`SharedContent`]), or on an I/O
-/// error.
+/// Returns an error if sources are missing or not files (all of them, as [`MissingSources`]), if another content has
+/// the version's name in `output_dir` (as [`VersionTaken`]), if a shared path has content (as [`SharedContent`]), or on
+/// an I/O error.
 pub fn build_artifact(
     recipe: &Recipe,
     source_dir: &Path,

@@ -1,8 +1,8 @@
 //! Deploying a service: recipe → artifact → plan → stage, switch, health on each host → rollback where it fails.
 //!
-//! `recipe`, `artifact`, `desired`, `programs` and `plan` reach no host; `rollout` is the controller side, and `host` the side that
-//! runs on the hosts, behind the requests of `protocol::deploy`, which tell the order of a rollout. `plan` is pure and runs
-//! on both sides.
+//! `recipe`, `artifact`, `desired`, `programs` and `plan` reach no host; `rollout` is the controller side, and `host`
+//! the side that runs on the hosts, behind the requests of `protocol::deploy`, which tell the order of a rollout.
+//! `plan` is pure and runs on both sides.
 
 pub mod artifact;
 pub mod batches;

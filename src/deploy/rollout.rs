@@ -1,4 +1,5 @@
-//! The controller side of a rollout: observe all hosts → plan → lock the service on all → stage all → switch batch by batch → prune.
+//! The controller side of a rollout: observe all hosts → plan → lock the service on all → stage all → switch batch by
+//! batch → prune.
 //!
 //! `observe` and `plan` change nothing. [`Rollout::run_rollout`] stops where a batch fails: hosts behind it keep what
 //! they serve, and those before it return to what they served.

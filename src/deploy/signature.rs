@@ -49,7 +49,7 @@ pub fn is_public_key(text: &str) -> bool {
 /// Signs a manifest; returns the text of the signature's file.
 ///
 /// # Errors
-/// The system has no random numbers.
+/// Returns an error if the system has no random numbers.
 pub fn sign_manifest(manifest: &ReleaseManifest, key: &minisign::SecretKey) -> Result<String> {
     let comment = format!("service {} release {}", manifest.service, manifest.version);
     let json = manifest.to_json().context("writing the manifest")?;

@@ -12,8 +12,8 @@ use crate::plan::Digest;
 use crate::protocol::frame;
 use crate::token_bucket::TokenBucket;
 
-/// Contents by digest, in a file without a name: it is gone when the process ends. Each is compressed once for all hosts,
-/// when the first of them needs it.
+/// Contents by digest, in a file without a name: it is gone when the process ends. Each is compressed once for all
+/// hosts, when the first of them needs it.
 #[derive(Debug)]
 pub struct ContentFile {
     /// The contents as they are, one behind another.
@@ -57,7 +57,7 @@ impl ContentFile {
     /// Creates an empty file on the file system of a folder; in the folder for temporary files if it is not writable.
     ///
     /// # Errors
-    /// No file can be created.
+    /// Returns an error if no file can be created.
     pub fn create(folder: &Path) -> io::Result<Self> {
         let create_file = || tempfile::tempfile_in(folder).or_else(|_| tempfile::tempfile());
         Ok(Self {
@@ -73,7 +73,7 @@ impl ContentFile {
     /// Returns the number of bytes that the file may still grow by.
     ///
     /// # Errors
-    /// The file system does not tell.
+    /// Returns an error if the file system does not tell.
     pub fn free_bytes(&self) -> io::Result<u64> {
         let stat = rustix::fs::fstatvfs(&self.plain)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
@@ -82,7 +82,7 @@ impl ContentFile {
     /// Adds a content under its digest, which is not checked.
     ///
     /// # Errors
-    /// The content cannot be written.
+    /// Returns an error if the content cannot be written.
     pub fn add_content(&mut self, digest: &Digest, bytes: &[u8]) -> io::Result<()> {
         if !self.has_content(digest) {
             self.plain.write_all_at(bytes, self.plain_length)?;
@@ -101,7 +101,7 @@ impl ContentFile {
     /// Returns the frame that carries the content of that digest, if there is one.
     ///
     /// # Errors
-    /// The content cannot be read, or its compressed form not be written.
+    /// Returns an error if the content cannot be read, or its compressed form not be written.
     pub fn read_frame(&self, digest: &Digest) -> io::Result<Option<Vec<u8>>> {
         let Some(content) = self.contents.get(digest) else { return Ok(None) };
         let compressed = self.compress_once(content)?;
@@ -125,7 +125,7 @@ impl ContentFile {
     /// Returns up to `max` bytes of the beginning of a content, if there is one of that digest.
     ///
     /// # Errors
-    /// The file cannot be read.
+    /// Returns an error if the file cannot be read.
     pub fn read_beginning(&self, digest: &Digest, max: u64) -> io::Result<Option<Vec<u8>>> {
         let Some(content) = self.contents.get(digest) else { return Ok(None) };
         let length = content.plain.length.min(usize::try_from(max).unwrap_or(usize::MAX));

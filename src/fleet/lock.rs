@@ -39,8 +39,8 @@ impl Fleet {
         if failed.is_empty() { Ok(()) } else { Err(LockError::RequestsFailed(failed)) }
     }
 
-    /// Takes a lock on the first host by name, alone, and only then on the others, in parallel: of runs that want the same
-    /// hosts, one always gets all of them. Returns the replies of the hosts that were asked.
+    /// Takes a lock on the first host by name, alone, and only then on the others, in parallel: of runs that want the
+    /// same hosts, one always gets all of them. Returns the replies of the hosts that were asked.
     pub async fn lock_in_order<'s, R, F>(
         &self,
         sessions: &[&'s Session],

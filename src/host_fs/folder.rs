@@ -37,7 +37,7 @@ impl HostFolder {
     /// Opens the folder that a path is in, and returns it with the path's last name.
     ///
     /// # Errors
-    /// The same as for [`HostFolder::open`]; also if the path has no last name.
+    /// Returns an error under the same conditions as [`HostFolder::open`], or if the path has no last name.
     pub fn open_parent(path: &Path) -> Result<(Self, &OsStr), PathError> {
         match (path.parent(), path.file_name()) {
             (Some(folder), Some(name)) => Ok((Self::open(folder)?, name)),
@@ -131,8 +131,8 @@ impl HostFolder {
     /// Sets the permissions and the owner of a regular file or a folder; a link is not followed.
     ///
     /// # Errors
-    /// Returns an error if the entry is missing or something else, if the file has a second name and is in a user's folder
-    /// (it may be another user's file), or if the system fails.
+    /// Returns an error if the entry is missing or something else, if the file has a second name and is in a user's
+    /// folder (it may be another user's file), or if the system fails.
     pub fn set_attributes(&self, name: &OsStr, mode: u32, owner: Option<Owner>) -> Result<(), PathError> {
         let is_folder = self.stat(name)?.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir());
         if is_folder {

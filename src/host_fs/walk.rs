@@ -36,8 +36,8 @@ pub enum LinkOwner {
 }
 
 impl LinkOwner {
-    /// Returns who controls a link. A link of root with a second name in a user's folder counts as that user's: the user
-    /// may have put it there.
+    /// Returns who controls a link. A link of root with a second name in a user's folder counts as that user's: the
+    /// user may have put it there.
     pub fn of(link: LinkCheck) -> Self {
         match link {
             LinkCheck { link_uid, .. } if !is_own_or_root(link_uid) => Self::User(link_uid),

@@ -95,8 +95,8 @@ impl AnsibleReader<'_> {
         self.found.push(Diagnostic::error_at(self.origin, format!("`{key}` of `{owner}`: {why}")));
     }
 
-    /// Returns whether the name can be that of a host or group. Ansible allows more names than ssh's configuration does:
-    /// what has such a name is left out with a warning, and does not fail the rest of the inventory.
+    /// Returns whether the name can be that of a host or group. Ansible allows more names than ssh's configuration
+    /// does: what has such a name is left out with a warning, and does not fail the rest of the inventory.
     fn is_usable(&mut self, kind: NameKind, name: &str) -> bool {
         let (kind_name, checked) = match kind {
             NameKind::Host => ("host", validate::check_host(name)),

@@ -30,7 +30,7 @@ impl Certificate {
     /// Parses the certificates of a text in PEM.
     ///
     /// # Errors
-    /// The text has no certificate, or one that is not valid.
+    /// Returns an error if the text has no certificate, or one that is not valid.
     pub fn parse_pem(text: &str) -> Result<Vec<Self>> {
         let blocks = Pem::iter_from_buffer(text.as_bytes()).collect::<Result<Vec<_>, _>>().context("not valid PEM")?;
         ensure!(!blocks.is_empty(), "no certificate in PEM");
@@ -128,7 +128,7 @@ impl TlsCertificates {
     /// Parses the certificates of the secrets. Without `redis.tls.ca` there are none.
     ///
     /// # Errors
-    /// `redis.tls.ca` has no valid certificate.
+    /// Returns an error if `redis.tls.ca` has no valid certificate.
     pub fn from_secrets(secrets: &Secrets) -> Result<Self> {
         let Some(ca) = secrets.find_secret("redis.tls.ca") else { return Ok(Self::default()) };
         let cas = Certificate::parse_pem(ca.expose()).context("redis.tls.ca in secrets.toml")?;

@@ -18,7 +18,7 @@ const ELF_MAGIC: &[u8] = b"\x7fELF";
 /// Returns the path of an executable `hosts`; `None` if there is no such file.
 ///
 /// # Errors
-/// The file cannot be read, is not executable, or is not a program.
+/// Returns an error if the file cannot be read, is not executable, or is not a program.
 pub(super) fn find_program(dir: &Path) -> Result<Option<PathBuf>, Diagnostic> {
     let path = dir.join("hosts");
     let unreadable = |error: std::io::Error| Diagnostic::error_at_path(&path, format!("cannot be read: {error}"));

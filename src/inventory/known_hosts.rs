@@ -1,5 +1,5 @@
-//! `known_hosts` in an inventory folder: pinned public keys in the format of ssh, for hosts without a `host_key`, such as
-//! those of a dynamic inventory.
+//! `known_hosts` in an inventory folder: pinned public keys in the format of ssh, for hosts without a `host_key`, such
+//! as those of a dynamic inventory.
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -13,7 +13,8 @@ const MAX_FILE_BYTES: u64 = 16 << 20;
 /// Reads a text file. Returns `None` only if there is no file of that name.
 ///
 /// # Errors
-/// The file cannot be read or is not UTF-8; the diagnostic names the path, and the position of the first wrong byte.
+/// Returns an error if the file cannot be read or is not UTF-8; the diagnostic names the path, and the position of the
+/// first wrong byte.
 pub fn read_source(path: &Path) -> Result<Option<SourceFile>, Diagnostic> {
     read(path, |path, text| SourceFile::new(path, text))
 }
@@ -22,7 +23,7 @@ pub fn read_source(path: &Path) -> Result<Option<SourceFile>, Diagnostic> {
 /// name.
 ///
 /// # Errors
-/// As [`read_source`].
+/// Returns an error under the same conditions as [`read_source`].
 pub fn read_secret_source(path: &Path) -> Result<Option<SourceFile>, Diagnostic> {
     read(path, |path, text| SourceFile::new_concealed(path, text))
 }

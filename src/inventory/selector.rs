@@ -141,8 +141,8 @@ impl Inventory {
     /// Returns the hosts that a selector matches, in the order of the inventory.
     ///
     /// # Errors
-    /// [`SelectError::UnknownTerm`] for a term that names nothing (also in an exclusion: a typo there would select too
-    /// much), [`SelectError::NoHosts`] where no host is left.
+    /// Returns [`SelectError::UnknownTerm`] if a term names nothing (also in an exclusion: a typo there would select
+    /// too much), and [`SelectError::NoHosts`] if no host is left.
     pub fn select_hosts(&self, selector: &Selector) -> Result<Vec<&InventoryHost>, SelectError> {
         let of = |operator| selector.terms.iter().filter(move |term| term.operator == operator);
         let mut chosen = vec![of(SetOperator::Union).next().is_none(); self.hosts.len()];

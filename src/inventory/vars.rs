@@ -59,7 +59,7 @@ impl VarData {
     /// Converts JSON. `null` is not a value: it gives `None` at the top, and is left out of tables.
     ///
     /// # Errors
-    /// A sentence for what a [`VarData`] cannot hold: `null` in a list, whole numbers beyond 64 bits.
+    /// Returns a sentence if a [`VarData`] cannot hold the value: `null` in a list, whole numbers beyond 64 bits.
     pub fn from_json(json: &serde_json::Value) -> Result<Option<Self>, &'static str> {
         Ok(Some(match json {
             serde_json::Value::Null => return Ok(None),

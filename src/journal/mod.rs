@@ -196,8 +196,8 @@ fn parse<T: DeserializeOwned>(text: &[u8], path: &Path) -> Result<Vec<T>, Journa
 /// Returns the text without a torn last line: one without a newline, or one that is not JSON, since a crash can also
 /// leave a line whose first blocks were never written.
 ///
-/// A last line that is JSON is never torn. If it is not an entry of a known kind, a newer version wrote it, and ignoring
-/// it would mean to forget an announced step.
+/// A last line that is JSON is never torn. If it is not an entry of a known kind, a newer version wrote it, and
+/// ignoring it would mean to forget an announced step.
 fn whole_entries(text: &[u8]) -> &[u8] {
     let Some((b'\n', lines)) = text.split_last() else { return &text[..line_start(text)] };
     let last = line_start(lines);

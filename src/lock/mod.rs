@@ -1,5 +1,5 @@
-//! The lock of a host, on the host: an flock that lives as long as the agent that holds it. When the agent ends, however
-//! it ends (its controller gone, killed, the host rebooted), nothing is left to clean up.
+//! The lock of a host, on the host: an flock that lives as long as the agent that holds it. When the agent ends,
+//! however it ends (its controller gone, killed, the host rebooted), nothing is left to clean up.
 //!
 //! Beside the lock each holder has a note, held by its own lock: a note whose lock is free has no holder.
 
@@ -208,8 +208,8 @@ impl Drop for HostLock {
     }
 }
 
-/// Returns whether a holder is about to release the lock. Of an agent that was killed, the guards of its programs hold it
-/// until these have ended.
+/// Returns whether a holder is about to release the lock. Of an agent that was killed, the guards of its programs hold
+/// it until these have ended.
 fn is_ending(holder: &LockHolder) -> bool {
     let stat = fs::read_to_string(format!("/proc/{}/stat", holder.pid)).unwrap_or_default();
     // The state follows the name in parentheses; one that has ended and whose parent has not noticed is a zombie.

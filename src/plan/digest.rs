@@ -36,7 +36,7 @@ impl Digest {
     /// Returns the digest of all bytes of a reader.
     ///
     /// # Errors
-    /// The reader fails.
+    /// Returns an error if the reader fails.
     pub fn of_reader(mut reader: impl std::io::Read) -> std::io::Result<Self> {
         let (mut hasher, mut buffer) = (DigestHasher::default(), vec![0; 256 * 1024]);
         loop {

@@ -41,7 +41,7 @@ pub enum SealError {
 /// Returns a struct as indented JSON with a seal as its last member.
 ///
 /// # Errors
-/// The value cannot be written as JSON.
+/// Returns an error if the value cannot be written as JSON.
 pub fn to_sealed_json<T: Serialize>(value: &T, key: &DigestKey) -> serde_json::Result<String> {
     let text = serde_json::to_string_pretty(value)?;
     let seal = Seal { key_id: key_id(key), authenticator: key.authenticate(text.as_bytes()) };
@@ -52,7 +52,7 @@ pub fn to_sealed_json<T: Serialize>(value: &T, key: &DigestKey) -> serde_json::R
 /// Checks the seal of a text, and returns the JSON that was sealed. Nothing else of the text may be used.
 ///
 /// # Errors
-/// The text has no seal, was changed, or was sealed under another key.
+/// Returns an error if the text has no seal, was changed, or was sealed under another key.
 pub fn open_sealed_json(text: &str, key: &DigestKey) -> Result<String, SealError> {
     let (content, seal) = text.rsplit_once(SEAL_MEMBER).ok_or(SealError::Missing)?;
     let seal = seal.trim_end().strip_suffix(END).and_then(|seal| serde_json::from_str::<Seal>(seal).ok());

@@ -73,8 +73,8 @@ pub(super) fn build_step(
     }
 }
 
-/// Finds the fields that depend on a secret, and hides them: by the type's `sensitive`, by what the type hides itself, or
-/// by the agent. A table with decoys that could not be made (`Some(None)`) means that every field may depend on one.
+/// Finds the fields that depend on a secret, and hides them: by the type's `sensitive`, by what the type hides itself,
+/// or by the agent. A table with decoys that could not be made (`Some(None)`) means that every field may depend on one.
 fn hide_secrets(
     instance: &StepInstance<'_>,
     store: &ContentStore<'_>,

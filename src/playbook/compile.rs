@@ -81,7 +81,8 @@ impl<'a> Compiler<'a> {
     /// Works out what all hosts share.
     ///
     /// # Errors
-    /// Unknown hosts in a play's `hosts` or in the shard map; variables that take one of dunlin's own names.
+    /// Returns an error if a play's `hosts` or the shard map names an unknown host, or a variable takes one of dunlin's
+    /// own names.
     pub fn new(parts: CompilerInput<'a, '_>) -> Result<Self, Diagnostics> {
         let (inventory, playbook) = (parts.inventory, parts.playbook);
         let mut found = reserved_var_errors(inventory);

@@ -22,11 +22,11 @@ impl TaintedContext {
         }
     }
 
-    /// Evaluates with the real values. An error that is another one with decoys, or none, shows a secret: its message is
-    /// replaced.
+    /// Evaluates with the real values. An error that is another one with decoys, or none, shows a secret: its message
+    /// is replaced.
     ///
     /// # Errors
-    /// Those of `evaluate`.
+    /// Returns the error of `evaluate`.
     pub(super) fn evaluate<T>(
         &self,
         evaluate: impl Fn(&Context) -> Result<T, Vec<Diagnostic>>,

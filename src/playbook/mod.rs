@@ -1,7 +1,8 @@
 //! Plays, steps and templates: playbook + inventory + facts → a catalog per host, with the contents that it names.
 //!
-//! Everything here runs on the controller and opens no connection. [`Playbook::load_file`] and [`Templates::load_folder`] parse
-//! once; a [`Compiler`] then makes each host's catalog. Every error is reported with its place, all in one run.
+//! Everything here runs on the controller and opens no connection. [`Playbook::load_file`] and
+//! [`Templates::load_folder`] parse once; a [`Compiler`] then makes each host's catalog. Every error is reported with
+//! its place, all in one run.
 
 mod batch;
 mod catalog_step;

@@ -41,7 +41,8 @@ impl<'a> TemplateRenderer<'a> {
     /// Works out what all hosts share.
     ///
     /// # Errors
-    /// Variables that take one of dunlin's own names; a host of the shard map that is not in the inventory.
+    /// Returns an error if a variable takes one of dunlin's own names, or a host of the shard map is not in the
+    /// inventory.
     pub fn new(
         inventory: &'a Inventory,
         templates: &'a Templates,
@@ -75,7 +76,8 @@ impl<'a> TemplateRenderer<'a> {
     /// is the place that wants it.
     ///
     /// # Errors
-    /// No such host or template; what the engine says, at its place in the template.
+    /// Returns an error if there is no such host or template, or the engine finds a mistake, at its place in the
+    /// template.
     pub fn render_template(
         &self,
         host: &str,
@@ -96,7 +98,7 @@ impl<'a> TemplateRenderer<'a> {
     /// Renders a text that has placeholders, as [`Self::render_template`] does a template.
     ///
     /// # Errors
-    /// No such host; what the engine says, at `by`.
+    /// Returns an error if there is no such host, or the engine finds a mistake, at `by`.
     pub fn render_text(
         &self,
         host: &str,

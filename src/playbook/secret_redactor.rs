@@ -1,5 +1,6 @@
-//! Finds the values of secrets in texts, and cuts them out. This is the second line of defence: what depends on a secret
-//! is hidden by its origin (`decoys`); texts that hosts send may still quote one that an earlier run wrote there.
+//! Finds the values of secrets in texts, and cuts them out. This is the second line of defence: what depends on a
+//! secret is hidden by its origin (`decoys`); texts that hosts send may still quote one that an earlier run wrote
+//! there.
 
 use serde_json::Value as Json;
 
@@ -43,7 +44,8 @@ impl SecretRedactor {
         self.0.iter().fold(text.to_owned(), |text, word| text.replace(word.as_str(), "***"))
     }
 
-    /// Cuts secrets out of the values of a row: the one that goes may be a secret that the playbook no longer has there.
+    /// Cuts secrets out of the values of a row: the one that goes may be a secret that the playbook no longer has
+    /// there.
     pub fn redact_row(&self, row: &mut ResourceChange) {
         let changed = row.changes.iter_mut().flat_map(|change| [&mut change.from, &mut change.to, &mut change.diff]);
         for text in changed.chain([&mut row.reason]).filter_map(Option::as_mut) {

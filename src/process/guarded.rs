@@ -66,8 +66,8 @@ pub(super) struct GuardedProcess {
 }
 
 impl GuardedProcess {
-    /// Starts a guard and its program, with the streams of the guard; the program has no standard input. The guard keeps
-    /// `open_file` open besides the shared files.
+    /// Starts a guard and its program, with the streams of the guard; the program has no standard input. The guard
+    /// keeps `open_file` open besides the shared files.
     ///
     /// # Errors
     /// Returns the error of the program's start, or of the guard's.

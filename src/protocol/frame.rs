@@ -82,7 +82,8 @@ impl FrameHeader {
     /// Parses the first bytes of a frame.
     ///
     /// # Errors
-    /// The bytes do not begin a frame that this side accepts, or the frame exceeds the limit of its kind.
+    /// Returns an error if the bytes do not begin a frame that this side accepts, or the frame exceeds the limit of its
+    /// kind.
     pub fn parse(bytes: [u8; HEADER_BYTES], receiver: Receiver) -> io::Result<Self> {
         let [length @ .., kind] = bytes;
         let payload_length = u32::from_be_bytes(length).checked_sub(1).ok_or_else(|| invalid_data("an empty frame"))?;
@@ -103,7 +104,7 @@ impl FrameHeader {
     /// Returns the frame of this header with its payload.
     ///
     /// # Errors
-    /// The payload is shorter than the header says.
+    /// Returns an error if the payload is shorter than the header says.
     pub fn with_payload(self, payload: Vec<u8>) -> io::Result<Frame> {
         if payload.len() < self.payload_length {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the stream ends within a frame"));
@@ -125,8 +126,8 @@ impl PackedBlob {
     /// Decompresses the content, and stops as soon as it is longer than its sender declared.
     ///
     /// # Errors
-    /// The declared length exceeds the limit or is not that of the content, the compression is broken, or the bytes do
-    /// not have the digest under which they were sent.
+    /// Returns an error if the declared length exceeds the limit or is not that of the content, the compression is
+    /// broken, or the bytes do not have the digest under which they were sent.
     pub fn unpack(&self) -> io::Result<(Digest, Vec<u8>)> {
         let length = self.payload[DIGEST_DIGITS..BLOB_HEADER_BYTES].try_into().map_err(invalid_data)?;
         let length = u64::from_be_bytes(length);
@@ -170,7 +171,7 @@ pub fn encode_blob(digest: &Digest, bytes: &[u8]) -> io::Result<Vec<u8>> {
 /// Compresses a content as frames carry it.
 ///
 /// # Errors
-/// The content cannot be compressed.
+/// Returns an error if the content cannot be compressed.
 pub fn compress_content(bytes: &[u8]) -> io::Result<Vec<u8>> {
     zstd::bulk::compress(bytes, ZSTD_LEVEL)
 }
@@ -178,7 +179,7 @@ pub fn compress_content(bytes: &[u8]) -> io::Result<Vec<u8>> {
 /// Returns the frame of a content of `length` bytes that [`compress_content`] compressed.
 ///
 /// # Errors
-/// The content exceeds the limit.
+/// Returns an error if the content exceeds the limit.
 pub fn encode_compressed_blob(digest: &Digest, length: u64, compressed: &[u8]) -> io::Result<Vec<u8>> {
     if length > u64::from(MAX_BLOB_BYTES) {
         return Err(invalid_data(format!("{length} bytes exceed the limit of {MAX_BLOB_BYTES} bytes")));
@@ -204,7 +205,7 @@ fn build_frame(kind: u8, parts: &[&[u8]], limit: u32) -> io::Result<Vec<u8>> {
 /// Reads one frame; `None` at the end of the stream.
 ///
 /// # Errors
-/// The stream ends within a frame, or what arrives is no frame that this side accepts.
+/// Returns an error if the stream ends within a frame, or what arrives is no frame that this side accepts.
 pub fn read_frame(input: &mut impl Read, receiver: Receiver) -> io::Result<Option<Frame>> {
     let mut header = [0; HEADER_BYTES];
     match input.read(&mut header[..1])? {

@@ -36,15 +36,16 @@ macro_rules! for_each_shard_request {
             ObserveConsumers(Vec<MapConsumer>) -> Vec<ConsumerState>,
             /// Take the next run generation of this host; requests with a lower one are rejected from then on.
             StartRun(RunStart) -> u64,
-            /// Name the changes in an instance's files that its process has not read. Goes to the instance's host; changes nothing.
+            /// Name the changes in an instance's files that its process has not read. Goes to the instance's host;
+            /// changes nothing.
             ListPendingChanges(failover::InstanceRef) -> Vec<String>,
             /// Report everything that prevents a move, and what it needs; writes to no Redis instance.
             Preflight(PreflightRequest) -> PreflightResult,
             /// Start the target as a replica, wait until it has caught up and is durable, compare the two.
             Copy(MoveSpec) -> CopyResult,
-            /// Write `min-replicas-to-write` to the source's file (the durable part of requiring replicas). Goes to the source's host before a
-            /// `CutOver` with `source_file_requires_replicas`; without it the source syncs its file itself, and its clients
-            /// wait for that disk.
+            /// Write `min-replicas-to-write` to the source's file (the durable part of requiring replicas). Goes to the
+            /// source's host before a `CutOver` with `source_file_requires_replicas`; without it the source syncs its
+            /// file itself, and its clients wait for that disk.
             RequireReplicas(MinReplicasRequest) -> (),
             /// Cut over from source to target.
             CutOver(MoveSpec) -> CutoverResult,
@@ -52,8 +53,8 @@ macro_rules! for_each_shard_request {
             CreateReplica(MoveSpec) -> CopyResult,
             /// Finish the journal of a replica that the map names from this epoch on.
             CommitReplica(MoveSpec) -> (),
-            /// Set `min-replicas-to-write` of a primary permanently, while `RequireReplicas` is for one cutover. Goes to the
-            /// primary's host.
+            /// Set `min-replicas-to-write` of a primary permanently, while `RequireReplicas` is for one cutover. Goes
+            /// to the primary's host.
             SetMinReplicas(MinReplicasRequest) -> (),
             /// Compare source and target again.
             Verify(MoveSpec) -> VerifyResult,
@@ -83,8 +84,8 @@ macro_rules! for_each_shard_request {
             Promote(failover::PromoteReplica) -> failover::PromoteResult,
             /// Let a replica that was not opened yet follow its primary again, if that one is alive.
             RevertFailover(failover::PromoteReplica) -> (),
-            /// End a move that only copied data so far and whose source is lost; the copy then belongs to another primary.
-            /// Goes to the copy's host.
+            /// End a move that only copied data so far and whose source is lost; the copy then belongs to another
+            /// primary. Goes to the copy's host.
             DiscardMove(failover::InstanceRef) -> (),
             /// Let a primary accept writes with the remaining replicas. Goes to its host.
             LowerMinReplicas(failover::LowerMinReplicasRequest) -> (),

@@ -94,8 +94,8 @@ async fn plan_host(fleet: &Fleet, compiler: &Compiler<'_>, host: &str) -> Result
     Ok(PlannedHost { session, catalog, plan, secrets })
 }
 
-/// Plans the hosts again and returns a line for each row that differs from the plan that was shown, and for each host that
-/// cannot be planned any more.
+/// Plans the hosts again and returns a line for each row that differs from the plan that was shown, and for each host
+/// that cannot be planned any more.
 pub async fn find_changes_since_plan(fleet: &Fleet, planned: &[PlannedHost]) -> Vec<String> {
     let lines = fleet.map_parallel(planned, |host| find_host_changes(fleet, host)).await;
     lines.into_iter().flatten().collect()

@@ -42,7 +42,7 @@ impl SavedProvisionPlan {
     /// Returns the text of the file, sealed under the inventory's key.
     ///
     /// # Errors
-    /// The plan cannot be written as JSON.
+    /// Returns an error if the plan cannot be written as JSON.
     pub fn to_sealed_text(&self, key: &DigestKey) -> serde_json::Result<String> {
         to_sealed_json(self, key)
     }
@@ -50,7 +50,7 @@ impl SavedProvisionPlan {
     /// Reads a plan that was saved, and checks that it is as it was saved.
     ///
     /// # Errors
-    /// The text is not such a plan, or was changed, or was saved under another key.
+    /// Returns an error if the text is not such a plan, or was changed, or was saved under another key.
     pub fn parse(text: &str, key: &DigestKey) -> Result<Self, SavedPlanError> {
         // Another file gets the message that it is no plan.
         let unchecked: Self = serde_json::from_str(text)?;

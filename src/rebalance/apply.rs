@@ -47,8 +47,8 @@ impl PlannedMove {
         (self.shard, self.wave)
     }
 
-    /// Returns whether the move brings a primary to the host where it is by this map: the last part of a restart that has
-    /// not begun.
+    /// Returns whether the move brings a primary to the host where it is by this map: the last part of a restart that
+    /// has not begun.
     fn is_return(&self, map: &ShardMap) -> bool {
         self.role == Role::Primary && map.find_shard(self.shard).is_some_and(|entry| entry.host == self.to)
     }
@@ -122,11 +122,11 @@ pub struct RebalanceOutcome {
     pub not_started: Vec<PlannedMove>,
 }
 
-/// Runs preflight for all moves and returns every reason against them: those of each move, what the moves together lack,
-/// and consumers that cannot take the new map. Writes to no Redis.
+/// Runs preflight for all moves and returns every reason against them: those of each move, what the moves together
+/// lack, and consumers that cannot take the new map. Writes to no Redis.
 ///
 /// # Errors
-/// A host could not be asked.
+/// Returns an error if a host could not be asked.
 pub async fn preflight_moves(
     context: &RebalanceContext<'_>,
     moves: &[PlannedMove],
@@ -162,8 +162,8 @@ pub async fn preflight_moves(
     Ok(reasons)
 }
 
-/// Asks the host of a shard's primary which changes in the primary's files its process has not read. From a host that is not
-/// connected there is no answer: preflight says that the primary is missing.
+/// Asks the host of a shard's primary which changes in the primary's files its process has not read. From a host that
+/// is not connected there is no answer: preflight says that the primary is missing.
 async fn list_pending_changes(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
@@ -188,7 +188,7 @@ async fn list_pending_changes(
 /// Runs preflight for one move on the target's host. Writes to no Redis.
 ///
 /// # Errors
-/// It could not be asked.
+/// Returns an error if the host could not be asked.
 pub async fn run_move_preflight(
     context: &RebalanceContext<'_>,
     request: PreflightRequest,
@@ -254,7 +254,8 @@ pub async fn apply_moves(
 /// Checks a move of a shard that has moved in this run: preflight could not check it before the first move.
 ///
 /// # Errors
-/// Preflight names a reason, or the instance at the target is the one that the shard left and still runs.
+/// Returns an error if preflight names a reason, or the instance at the target is the one that the shard left and still
+/// runs.
 async fn check_next_move(
     context: &RebalanceContext<'_>,
     step: &PlannedMove,
@@ -311,7 +312,7 @@ async fn move_shard(
 /// Cuts a copied shard over to its target.
 ///
 /// # Errors
-/// What the target's host answered.
+/// Returns the error of the target's host if the cutover failed there.
 pub async fn cut_over_shard(
     context: &RebalanceContext<'_>,
     map_before: &ShardMap,

@@ -332,7 +332,8 @@ impl<'a> PlanChecker<'a> {
         }
     }
 
-    /// Returns whether a load is within the tolerance around the share, give or take one unit; a cap lowers the minimum.
+    /// Returns whether a load is within the tolerance around the share, give or take one unit; a cap lowers the
+    /// minimum.
     fn is_within_tolerance(&self, load: f64, share: f64, cap: f64) -> bool {
         let (lo, hi) = (share * (1.0 - self.options.tolerance), share * (1.0 + self.options.tolerance));
         load + 1.0 >= lo.min(cap) && load <= hi + 1.0

@@ -1,5 +1,5 @@
-//! The operator's choice between the instances of a move that recovery cannot decide: the other instance is archived, then
-//! the chosen one is opened and the map published.
+//! The operator's choice between the instances of a move that recovery cannot decide: the other instance is archived,
+//! then the chosen one is opened and the map published.
 
 use anyhow::{Result, bail, ensure};
 use dunlin_shards::ShardId;

@@ -69,7 +69,8 @@ pub fn describe_status(state: &MoveState, status: MoveStatus) -> &'static str {
     }
 }
 
-/// Returns true if the copy, or one of the replicas that the shard has, is not connected: the source requires all of them.
+/// Returns true if the copy, or one of the replicas that the shard has, is not connected: the source requires all of
+/// them.
 fn is_any_replica_missing(state: &MoveState, connected: u64) -> bool {
     connected <= state.record.operation.other_replicas().len() as u64
 }

@@ -1,8 +1,8 @@
-//! Failover after the loss of a host: the copies that are promoted, the writes that may be lost, the shards that have no
-//! copy left, and the hosts for new replicas.
+//! Failover after the loss of a host: the copies that are promoted, the writes that may be lost, the shards that have
+//! no copy left, and the hosts for new replicas.
 //!
-//! [`plan_failover`] is pure: it turns the observed shards into a plan, or into all blockers. `select_candidate` finds the copy,
-//! `replica_placement` their hosts; `observe` queries the hosts that answer, `apply` executes the plan.
+//! [`plan_failover`] is pure: it turns the observed shards into a plan, or into all blockers. `select_candidate` finds
+//! the copy, `replica_placement` their hosts; `observe` queries the hosts that answer, `apply` executes the plan.
 
 pub mod apply;
 pub mod create_replicas;
@@ -317,7 +317,8 @@ pub fn plan_failover(
     Ok(plan)
 }
 
-/// Returns the replicas that the map asks for and shards lack, with a host for each, and the shards without such a host.
+/// Returns the replicas that the map asks for and shards lack, with a host for each, and the shards without such a
+/// host.
 pub fn find_missing_replicas(view: &ClusterView) -> (Vec<ReplicaToCreate>, Vec<UnresolvedShard>) {
     let mut plan = FailoverPlan::default();
     replica_placement::place_replicas(view, &mut plan);

@@ -64,11 +64,11 @@ pub struct MoveHosts<'a> {
     pub to: &'a str,
 }
 
-/// Publishes the map after a cutover, and retires the source once its clients have left. Returns the reason if the source
-/// cannot be retired yet; it is a live replica then, and `shards resume` retires it.
+/// Publishes the map after a cutover, and retires the source once its clients have left. Returns the reason if the
+/// source cannot be retired yet; it is a live replica then, and `shards resume` retires it.
 ///
 /// # Errors
-/// The map cannot be published to a consumer, or the source does not follow the target.
+/// Returns an error if the map cannot be published to a consumer, or the source does not follow the target.
 pub async fn finish_move(
     context: &RebalanceContext<'_>,
     map_before: &ShardMap,
@@ -124,7 +124,7 @@ pub struct Retirement<'a> {
 /// Stops an instance once its clients have left, and archives its files. Returns the reason if that has to wait.
 ///
 /// # Errors
-/// The consumers do not answer.
+/// Returns an error if the consumers do not answer.
 pub async fn retire_instance(
     context: &RebalanceContext<'_>,
     map: &ShardMap,

@@ -1,7 +1,7 @@
 //! Moving shards between hosts: what was observed, which moves make a fleet even, and whether a plan keeps its rules.
 //!
-//! Planning is pure: [`plan::plan`] takes a value and returns a value. `check` shares no code with it. The
-//! controller ([`RebalanceContext`], [`observe`], [`apply`], [`resume`]) plans, supervises and publishes the map; what may not be
+//! Planning is pure: [`plan::plan`] takes a value and returns a value. `check` shares no code with it. The controller
+//! ([`RebalanceContext`], [`observe`], [`apply`], [`resume`]) plans, supervises and publishes the map; what may not be
 //! interrupted happens in `host`, the half that runs on the target's host.
 
 pub mod apply;

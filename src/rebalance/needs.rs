@@ -1,7 +1,7 @@
 //! The memory and disk space that the moves of a run need at the same time, per host. Pure: figures in, reasons out.
 //!
-//! Each host checks a move by itself. Moves that run at the same time share what is free, and what an earlier wave copied
-//! to a host stays there.
+//! Each host checks a move by itself. Moves that run at the same time share what is free, and what an earlier wave
+//! copied to a host stays there.
 
 use std::collections::BTreeMap;
 

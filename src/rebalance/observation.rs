@@ -40,7 +40,8 @@ pub struct Observation {
 pub struct HostLoad {
     /// Its name in the inventory.
     pub name: String,
-    /// Zone of the host; copies of one shard never share a zone. Absent: unknown; then copies are only on different hosts.
+    /// Zone of the host; copies of one shard never share a zone. Absent: unknown; then copies are only on different
+    /// hosts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
     /// Memory for shards, in bytes.

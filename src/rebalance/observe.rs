@@ -30,7 +30,7 @@ impl ObservedPrimaries {
     /// Returns all primaries.
     ///
     /// # Errors
-    /// One or more did not answer; all of them are named.
+    /// Returns an error if one or more did not answer; all of them are named.
     pub fn into_complete(self) -> Result<BTreeMap<ShardId, ObservedInstance>> {
         if self.errors.is_empty() {
             return Ok(self.found);
@@ -42,7 +42,7 @@ impl ObservedPrimaries {
 /// Observes all primaries of the map.
 ///
 /// # Errors
-/// An instance does not answer; all of those are named at once.
+/// Returns an error if an instance does not answer; all of those are named at once.
 pub async fn observe_primaries(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
@@ -58,7 +58,7 @@ pub async fn observe_reachable_primaries(context: &RebalanceContext<'_>, map: &S
 /// Observes all primaries without rates, but samples up to `keys` keys of each instance.
 ///
 /// # Errors
-/// As [`observe_primaries`].
+/// Returns an error under the same conditions as [`observe_primaries`].
 pub async fn sample_primaries(
     context: &RebalanceContext<'_>,
     map: &ShardMap,

@@ -25,7 +25,7 @@ const SERVICE_POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Returns the hosts whose plays have a `shard_map` step, without those that the run continues without.
 ///
 /// # Errors
-/// Mistakes in map, inventory or playbook.
+/// Returns an error if the map, the inventory or the playbook has mistakes.
 pub fn reachable_consumers(context: &RebalanceContext<'_>, map: &ShardMap) -> Result<Vec<String>> {
     let mut hosts = context.templates.list_consumers(map)?;
     hosts.retain(|host| !context.hosts.unreachable.contains(host));
@@ -35,7 +35,7 @@ pub fn reachable_consumers(context: &RebalanceContext<'_>, map: &ShardMap) -> Re
 /// Returns the consumers that do not answer: they keep the map that they have.
 ///
 /// # Errors
-/// As [`reachable_consumers`].
+/// Returns an error under the same conditions as [`reachable_consumers`].
 pub fn unreachable_consumers(context: &RebalanceContext<'_>, map: &ShardMap) -> Result<Vec<String>> {
     let mut hosts = context.templates.list_consumers(map)?;
     hosts.retain(|host| context.hosts.unreachable.contains(host));
@@ -45,7 +45,7 @@ pub fn unreachable_consumers(context: &RebalanceContext<'_>, map: &ShardMap) -> 
 /// Observes each consumer: its host's name, its file, its state, and its placements only `with_placements`.
 ///
 /// # Errors
-/// As [`reachable_consumers`], or a host does not answer.
+/// Returns an error under the same conditions as [`reachable_consumers`], or if a host does not answer.
 pub async fn consumer_states(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
@@ -76,7 +76,7 @@ pub async fn consumer_states(
 /// Returns the highest epoch that any consumer has; 0 if none has a map.
 ///
 /// # Errors
-/// As [`consumer_states`]; or a consumer has the map of another cluster.
+/// Returns an error under the same conditions as [`consumer_states`], or if a consumer has the map of another cluster.
 pub async fn published_epoch(context: &RebalanceContext<'_>, map: &ShardMap) -> Result<u64> {
     let mut highest = 0;
     for (host, path, state) in consumer_states(context, map, false).await? {
@@ -94,7 +94,7 @@ pub async fn published_epoch(context: &RebalanceContext<'_>, map: &ShardMap) -> 
 /// Another operator published them and has a newer map, which must not be overwritten.
 ///
 /// # Errors
-/// As [`consumer_states`].
+/// Returns an error under the same conditions as [`consumer_states`].
 pub async fn find_unaccounted_shards(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
@@ -131,7 +131,7 @@ pub async fn find_unaccounted_shards(
 /// outdated if `unknown_epochs_count` is set.
 ///
 /// # Errors
-/// As [`consumer_states`].
+/// Returns an error under the same conditions as [`consumer_states`].
 pub async fn wait_for_consumers(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
@@ -161,7 +161,8 @@ pub async fn wait_for_consumers(
 /// publishes the map to all consumers. If the map has these placements already, it is only published.
 ///
 /// # Errors
-/// The map cannot be written, or a consumer did not take it (named; the map is then published for the others).
+/// Returns an error if the map cannot be written, or a consumer did not take it (named; the map is then published for
+/// the others).
 pub async fn publish_map(context: &RebalanceContext<'_>, placements: &[ShardPlacement]) -> Result<ShardMap> {
     publish_map_with_replica_count(context, placements, None).await
 }
@@ -169,7 +170,7 @@ pub async fn publish_map(context: &RebalanceContext<'_>, placements: &[ShardPlac
 /// Publishes as [`publish_map`], and sets the number of replicas that the map asks for.
 ///
 /// # Errors
-/// As [`publish_map`].
+/// Returns an error under the same conditions as [`publish_map`].
 pub async fn publish_map_with_replica_count(
     context: &RebalanceContext<'_>,
     placements: &[ShardPlacement],
@@ -209,7 +210,7 @@ pub async fn publish_map_with_replica_count(
 /// nothing.
 ///
 /// # Errors
-/// As [`published_epoch`].
+/// Returns an error under the same conditions as [`published_epoch`].
 pub async fn check_consumers(context: &RebalanceContext<'_>, map: &ShardMap) -> Result<Vec<String>> {
     // Later than any that is published: another operator may have published maps that this one does not have.
     let published = published_epoch(context, map).await?;

@@ -28,7 +28,7 @@ pub struct ReplicaChange<'a> {
 /// Creates a replica; the one that it replaces is retired once the map is published.
 ///
 /// # Errors
-/// A step failed; a repeated call resumes there.
+/// Returns an error if a step failed; a repeated call resumes there.
 pub async fn create_replica(
     context: &RebalanceContext<'_>,
     change: ReplicaChange<'_>,
@@ -55,8 +55,8 @@ async fn copy_and_finish(
     Ok(result)
 }
 
-/// Publishes the map after the copy, closes the new replica's journal and retires the old one. Returns the reason if the
-/// retirement has to wait.
+/// Publishes the map after the copy, closes the new replica's journal and retires the old one. Returns the reason if
+/// the retirement has to wait.
 async fn finish_replica(
     context: &RebalanceContext<'_>,
     spec: &MoveSpec,
@@ -87,7 +87,7 @@ async fn finish_replica(
 /// A replica that the map does not name, on its way out.
 ///
 /// # Errors
-/// The playbook makes no instances on that host.
+/// Returns an error if the playbook makes no instances on that host.
 pub fn orphan_retirement<'a>(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
@@ -107,7 +107,7 @@ pub fn orphan_retirement<'a>(
 /// The making of a replica as its host is asked for it.
 ///
 /// # Errors
-/// The playbook makes no such instance there.
+/// Returns an error if the playbook makes no such instance there.
 pub fn replica_spec(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
@@ -160,7 +160,7 @@ pub fn preflight_request(
 /// A shard's copies with a replica on the new host, in the old one's place.
 ///
 /// # Errors
-/// There is no such shard, or its primary is on that host.
+/// Returns an error if there is no such shard, or its primary is on that host.
 pub fn placement_with_replica(map: &ShardMap, change: ReplicaChange<'_>) -> Result<ShardPlacement> {
     let ReplicaChange { shard, replaced_host: old, new_host: new } = change;
     let mut placement = current_placement(map, shard)?;
@@ -195,7 +195,7 @@ fn map_with_replicas(map: &ShardMap, placement: &ShardPlacement) -> ShardMap {
 /// Sets `min-replicas-to-write` of a shard's primary to the playbook's `min_replicas`, once the replicas are attached.
 ///
 /// # Errors
-/// Too few of them are, or the primary is none.
+/// Returns an error if too few replicas are attached, or the instance is not a primary.
 pub async fn set_min_replicas(context: &RebalanceContext<'_>, map: &ShardMap, shard: ShardId, run: &str) -> Result<()> {
     let entry = map.find_shard(shard).with_context(|| format!("there is no shard {shard}"))?;
     let host = &entry.host;
@@ -217,7 +217,7 @@ pub fn required_replicas(instance: &serde_json::Value) -> u32 {
 /// The hosts that the making of a replica concerns, by its journal: that of the one which is replaced, and its own.
 ///
 /// # Errors
-/// One of them is not in the inventory.
+/// Returns an error if one of the hosts is not in the inventory.
 pub fn find_replica_hosts<'g>(
     context: &'g RebalanceContext<'_>,
     state: &MoveState,
@@ -237,7 +237,7 @@ pub fn find_replica_hosts<'g>(
 /// Brings the making of a replica to its end. Returns why the replaced one could not be retired yet, where that is so.
 ///
 /// # Errors
-/// Its primary has changed before the map named it, or a step failed.
+/// Returns an error if its primary has changed before the map named it, or a step failed.
 pub async fn resume_replica(
     context: &RebalanceContext<'_>,
     state: &MoveState,
@@ -270,7 +270,7 @@ pub async fn resume_replica(
 /// Removes a replica that the map does not name yet.
 ///
 /// # Errors
-/// A later map than ours is out and may name it, or a step failed.
+/// Returns an error if a later map than ours is out and may name it, or a step failed.
 pub async fn abort_replica(context: &RebalanceContext<'_>, state: &MoveState) -> Result<()> {
     let map = context.map_file.read()?;
     let (replaced_host, new_host) = find_replica_hosts(context, state)?;

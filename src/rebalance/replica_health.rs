@@ -1,6 +1,6 @@
-//! The health of shards' copies: replicas that lag, are down or follow another instance, instances that the map does not
-//! name, and primaries whose `min-replicas-to-write` differs from the playbook. `shards status` shows it, `shards repair`
-//! repairs what needs no decision.
+//! The health of shards' copies: replicas that lag, are down or follow another instance, instances that the map does
+//! not name, and primaries whose `min-replicas-to-write` differs from the playbook. `shards status` shows it, `shards
+//! repair` repairs what needs no decision.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -130,7 +130,7 @@ impl ReplicaHealth {
 /// nothing. `hosts` are the hosts that may have shards.
 ///
 /// # Errors
-/// A host does not answer, or the map names a host that is not in the inventory.
+/// Returns an error if a host does not answer, or the map names a host that is not in the inventory.
 pub async fn check_replicas(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
@@ -270,7 +270,7 @@ pub struct ReconcileOutcome {
 /// the number of replicas that a primary requires. A lower number is set before an orphan is retired.
 ///
 /// # Errors
-/// A consumer has a newer map, which may name instances that this map does not.
+/// Returns an error if a consumer has a newer map, which may name instances that this map does not.
 pub async fn reconcile_instances(
     context: &RebalanceContext<'_>,
     health: &ReplicaHealth,

@@ -24,7 +24,7 @@ pub type LatestMoves = BTreeMap<ShardId, (String, MoveState)>;
 /// Asks all connected hosts for the moves in their journals.
 ///
 /// # Errors
-/// A host could not be asked.
+/// Returns an error if a host could not be asked.
 pub async fn list_latest_moves(context: &RebalanceContext<'_>) -> Result<LatestMoves> {
     let hosts: Vec<String> = context.hosts.sessions.keys().cloned().collect();
     let request = call::ListMoves(JournalQuery {
@@ -54,7 +54,7 @@ pub async fn list_latest_moves(context: &RebalanceContext<'_>) -> Result<LatestM
 /// Lists the moves in the journals of all connected hosts, oldest first.
 ///
 /// # Errors
-/// A host could not be asked.
+/// Returns an error if a host could not be asked.
 pub async fn list_move_history(context: &RebalanceContext<'_>) -> Result<Vec<MoveHistoryEntry>> {
     let hosts: Vec<String> = context.hosts.sessions.keys().cloned().collect();
     let request = call::ListMoveHistory(JournalQuery {
@@ -175,7 +175,7 @@ pub fn effective_map(
 /// Brings the map up to date with moves that were made from another machine: one epoch for all of them.
 ///
 /// # Errors
-/// As [`publish::publish_map`].
+/// Returns an error under the same conditions as [`publish::publish_map`].
 pub async fn adopt_external_moves(context: &RebalanceContext<'_>, states: &[&MoveState]) -> Result<()> {
     let map = context.map_file.read()?;
     let placement = |state: &&MoveState| {
@@ -209,7 +209,7 @@ pub async fn adopt_external_moves(context: &RebalanceContext<'_>, states: &[&Mov
 /// Brings one move to its end. Returns why its old instance could not be retired yet, where that is so.
 ///
 /// # Errors
-/// It cannot be decided by roles (the message says what to decide), or a step failed.
+/// Returns an error if the move cannot be decided by roles (the message says what to decide), or a step failed.
 pub async fn resume_move(
     context: &RebalanceContext<'_>,
     state: &MoveState,
@@ -261,7 +261,8 @@ pub fn can_finish_without_hosts(
         state.record.operation == (Operation::CreateReplica { replaces: None })
             && (*status == MoveStatus::ReplicaReady || is_reachable(&state.record.from))
     };
-    // Its source cannot accept writes; the other hosts' journals are all that could know of a later move, and they are here.
+    // Its source cannot accept writes; the other hosts' journals are all that could know of a later move, and they are
+    // here.
     let is_served = |(state, status): &&(&MoveState, MoveStatus)| {
         let source = context.hosts.host_at_address(&state.record.from);
         let only_source = context.hosts.unreachable.iter().all(|host| source == Some(host));
@@ -284,7 +285,7 @@ pub fn can_finish_without_hosts(
 /// Aborts one move, if its source was not demoted yet.
 ///
 /// # Errors
-/// It has, or a step failed.
+/// Returns an error if the source was demoted already, or a step failed.
 pub async fn abort_move(context: &RebalanceContext<'_>, state: &MoveState, on_progress: ProgressFn<'_>) -> Result<()> {
     if state.record.operation.creates_replica() {
         return replica::abort_replica(context, state).await;

@@ -93,7 +93,7 @@ impl StateFiles {
     /// Returns the moves that an earlier run did not finish.
     ///
     /// # Errors
-    /// The file exists and cannot be read, or is not valid.
+    /// Returns an error if the file exists and cannot be read, or is not valid.
     pub fn load_pending_moves(&self) -> Result<Vec<PlannedMove>, StateFileError> {
         load(&self.pending_moves, PENDING_HINT)
     }
@@ -101,7 +101,7 @@ impl StateFiles {
     /// Saves the moves that are still to be made; without any, removes the file.
     ///
     /// # Errors
-    /// The file cannot be written or removed.
+    /// Returns an error if the file cannot be written or removed.
     pub fn save_pending_moves(&self, steps: &[PlannedMove]) -> Result<(), StateFileError> {
         let path = &self.pending_moves;
         if !steps.is_empty() {
@@ -118,7 +118,7 @@ impl StateFiles {
     /// Returns the throttle limits of the run whose moves are pending.
     ///
     /// # Errors
-    /// The file exists and cannot be read, or is not valid.
+    /// Returns an error if the file exists and cannot be read, or is not valid.
     pub fn load_throttle(&self) -> Result<ThrottleLimits, StateFileError> {
         load(&self.throttle, THROTTLE_HINT)
     }
@@ -126,7 +126,7 @@ impl StateFiles {
     /// Saves the throttle limits of a run, for the run that resumes it.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// Returns an error if the file cannot be written.
     pub fn save_throttle(&self, throttle: &ThrottleLimits) -> Result<(), StateFileError> {
         save(&self.throttle, throttle)
     }
@@ -134,7 +134,7 @@ impl StateFiles {
     /// Appends a capacity sample to the history, and returns the samples of the last 30 days with it.
     ///
     /// # Errors
-    /// The history cannot be read or written.
+    /// Returns an error if the history cannot be read or written.
     pub fn add_capacity_sample(&self, sample: &CapacitySample) -> Result<Vec<CapacitySample>, StateFileError> {
         let path = &self.capacity_history;
         // Read first: a history that cannot be read must not be extended.

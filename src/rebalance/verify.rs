@@ -23,7 +23,7 @@ pub struct InstancePair {
 /// Primary and replica of each shard by the map, and both sides of each move that is not over.
 ///
 /// # Errors
-/// The map names a host that the inventory does not have.
+/// Returns an error if the map names a host that the inventory does not have.
 pub fn list_pairs(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
@@ -74,7 +74,7 @@ pub fn list_pairs(
 /// Compares one pair.
 ///
 /// # Errors
-/// What the host said.
+/// Returns an error if the comparison fails on the host.
 pub async fn verify_pair(
     context: &RebalanceContext<'_>,
     pair: &InstancePair,

@@ -34,8 +34,8 @@ fn push_escape(text: &mut String, character: char) {
     }
 }
 
-/// Works like [`escape_text`] on text of ours, whose colors (a foreground color, bold, faint, reset) stay. What hosts sent
-/// must be escaped before it becomes a part of such a text.
+/// Works like [`escape_text`] on text of ours, whose colors (a foreground color, bold, faint, reset) stay. What hosts
+/// sent must be escaped before it becomes a part of such a text.
 pub fn escape_painted_text(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_unsafe) {
         return Cow::Borrowed(text);
@@ -88,7 +88,8 @@ fn is_unsafe(character: char) -> bool {
     (character.is_control() && !matches!(character, '\n' | '\t')) || is_bidirectional || is_separator
 }
 
-/// Returns the length of the color sequence at the beginning (`ESC [ … m`); 0 if it is none, or one that could hide text.
+/// Returns the length of the color sequence at the beginning (`ESC [ … m`); 0 if it is none, or one that could hide
+/// text.
 fn color_sequence_length(text: &str) -> usize {
     let Some(body) = text.strip_prefix("\u{1b}[") else { return 0 };
     let Some(end) = body.find(|c: char| !(c.is_ascii_digit() || c == ';')) else { return 0 };

@@ -1,6 +1,6 @@
-//! The log of a run in the project: its events, as with `--json`, in a file that only its user can read. Events are kept
-//! in memory until the run locks hosts; a command that changes nothing leaves no file. The logs of the oldest runs are
-//! removed when a run begins: see [`MAX_RUNS`] and [`MAX_FOLDER_BYTES`].
+//! The log of a run in the project: its events, as with `--json`, in a file that only its user can read. Events are
+//! kept in memory until the run locks hosts; a command that changes nothing leaves no file. The logs of the oldest runs
+//! are removed when a run begins: see [`MAX_RUNS`] and [`MAX_FOLDER_BYTES`].
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -48,7 +48,7 @@ pub fn record_event(event: &str, run: RunId, fields: Value) {
 /// Creates the file of a run, `RUN.jsonl` in the folder, and writes the events so far.
 ///
 /// # Errors
-/// The folder or the file cannot be created.
+/// Returns an error if the folder or the file cannot be created.
 pub fn keep_run_log(folder: &Path, run: RunId) -> io::Result<()> {
     let mut log = lock_log();
     if log.file.is_some() {

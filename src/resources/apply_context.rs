@@ -102,7 +102,8 @@ impl<'a> ApplyContext<'a> {
         Ok(())
     }
 
-    /// Notes that systemd may still report the old state of an enabled or disabled unit: one reload at the end is enough.
+    /// Notes that systemd may still report the old state of an enabled or disabled unit: one reload at the end is
+    /// enough.
     pub fn require_refresh(&mut self) {
         self.are_states_stale = true;
     }

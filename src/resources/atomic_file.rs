@@ -1,6 +1,6 @@
-//! Changes files atomically: a reader sees the old or the new state, never a partial one.
-//! A file is synced before its rename, and its folder after it: a power failure leaves no empty file, and undoes nothing
-//! that a handler was run for.
+//! Changes files atomically: a reader sees the old or the new state, never a partial one. A file is synced before its
+//! rename, and its folder after it: a power failure leaves no empty file, and undoes nothing that a handler was run
+//! for.
 
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
@@ -15,8 +15,8 @@ use crate::host_fs::{self, HostFolder};
 /// Writes a file under a temporary name beside its place, with its final permissions and owner, and renames it there.
 ///
 /// # Errors
-/// Returns an error if the folder is missing, the path is unsafe, the owner is unknown, or writing fails; the old file is
-/// then unchanged.
+/// Returns an error if the folder is missing, the path is unsafe, the owner is unknown, or writing fails; the old file
+/// is then unchanged.
 pub fn write_file(path: &Path, bytes: &[u8], meta: &PathMeta) -> Result<()> {
     let (folder, name) = open_parent(path)?;
     let attributes = Attributes { mode: meta.mode, owner: Some(resolve_ids(meta)?) };
@@ -35,7 +35,8 @@ pub fn write_link(path: &Path, target: &Path) -> Result<()> {
 /// Creates a folder or takes the existing one, and sets its owner, group and permissions.
 ///
 /// # Errors
-/// Returns an error if the folder above is missing, the path is unsafe or exists as something else, or the owner is unknown.
+/// Returns an error if the folder above is missing, the path is unsafe or exists as something else, or the owner is
+/// unknown.
 pub fn create_directory(path: &Path, meta: &PathMeta) -> Result<()> {
     let (folder, name) = open_parent(path)?;
     folder.create_folder(name, meta.mode, Some(resolve_ids(meta)?))?;

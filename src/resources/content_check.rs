@@ -29,7 +29,8 @@ pub(super) fn check_argv(argv: &[String]) -> Result<(), String> {
     }
 }
 
-/// Runs the check on a copy of the content in a folder that only this user can read. An empty `argv` accepts everything.
+/// Runs the check on a copy of the content in a folder that only this user can read. An empty `argv` accepts
+/// everything.
 ///
 /// # Errors
 /// Returns an error if the program refuses the content, with its output unless `is_sensitive`.

@@ -37,7 +37,7 @@ where
 /// Deserializes the same for a key that may be missing.
 ///
 /// # Errors
-/// As for [`required`].
+/// Returns an error under the same conditions as [`required`].
 pub fn optional<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,

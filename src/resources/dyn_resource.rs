@@ -17,12 +17,12 @@ pub trait DynResource: Send + Sync {
     /// See [`Resource::validate`].
     ///
     /// # Errors
-    /// The same as for the method of the trait.
+    /// Returns the error of the method of the trait.
     fn validate(&self) -> Result<(), String>;
     /// See [`Resource::validate_contents`].
     ///
     /// # Errors
-    /// The same as for the method of the trait.
+    /// Returns the error of the method of the trait.
     fn validate_contents(&self, contents: &dyn BlobSource) -> Result<(), InvalidContent>;
     /// See [`Resource::collect_prefetch`].
     fn collect_prefetch(&self, wants: &mut Prefetch);
@@ -35,7 +35,7 @@ pub trait DynResource: Send + Sync {
     /// See [`Resource::read`].
     ///
     /// # Errors
-    /// The same as for the method of the trait.
+    /// Returns the error of the method of the trait.
     fn read(&self, view: &mut HostView) -> Result<ReadOutcome<Value>>;
     /// See [`Resource::required_blobs`].
     ///
@@ -45,7 +45,7 @@ pub trait DynResource: Send + Sync {
     /// See [`Resource::diff`].
     ///
     /// # Errors
-    /// The same as for the method of the trait.
+    /// Returns the error of the method of the trait.
     fn diff(&self, observed: &Value, blobs: &dyn BlobSource) -> Result<Diff>;
     /// See [`Resource::refuses_restart`].
     ///
@@ -59,7 +59,7 @@ pub trait DynResource: Send + Sync {
     /// See [`Resource::apply`].
     ///
     /// # Errors
-    /// The same as for the method of the trait.
+    /// Returns the error of the method of the trait.
     fn apply(&self, observed: &Value, context: &mut ApplyContext) -> Result<()>;
 }
 

@@ -85,7 +85,7 @@ pub fn check_account(key: &str, name: &str) -> Result<(), String> {
 /// Refuses owners and groups that are no names.
 ///
 /// # Errors
-/// As [`check_account`].
+/// Returns an error under the same conditions as [`check_account`].
 pub fn check_owner(owner: &str, group: Option<&str>) -> Result<(), String> {
     check_account("owner", owner)?;
     group.map_or(Ok(()), |group| check_account("group", group))

@@ -8,8 +8,8 @@
 //! primary that has data: its handlers do not run, and `dunlin shards restart` does it by moves. The rights of the
 //! `default` user are the exception: an ACL file that lacks them loses transactions at a restart, so the running
 //! instance gets them at once (`live_acl`), before the file is written and before anything restarts. New passwords are
-//! the second: a primary with data accepts them at once, beside the old ones. Changed TLS files are the third: the running
-//! instance loads them again (`tls_reload`), and no handler runs for them.
+//! the second: a primary with data accepts them at once, beside the old ones. Changed TLS files are the third: the
+//! running instance loads them again (`tls_reload`), and no handler runs for them.
 
 pub mod acl;
 mod changes;
@@ -68,8 +68,8 @@ pub struct RedisShard {
     pub admin_password: Option<Content>,
     /// The data folder.
     pub data_dir: PathBuf,
-    /// Path of the CA file on the host, owned by root: the instance uses TLS only. `conf` must have `port 0`, the port as
-    /// `tls-port`, `tls-replication yes`, and this file as `tls-ca-cert-file`. Empty: TCP in clear.
+    /// Path of the CA file on the host, owned by root: the instance uses TLS only. `conf` must have `port 0`, the port
+    /// as `tls-port`, `tls-replication yes`, and this file as `tls-ca-cert-file`. Empty: TCP in clear.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub tls_ca_file: String,
     /// Path of the certificate, the `tls-cert-file` of `conf`. A running instance loads it again when it changes.
@@ -81,7 +81,8 @@ pub struct RedisShard {
     /// The systemd unit; without one the instance is started as a process of its own, and `conf` must daemonize.
     #[serde(default)]
     pub unit: Option<String>,
-    /// The server program: `redis-server` or `valkey-server`, by name or by absolute path. A unit must start the same one.
+    /// The server program: `redis-server` or `valkey-server`, by name or by absolute path. A unit must start the same
+    /// one.
     #[serde(default = "default_server")]
     pub server: String,
     /// `ip:port` of the primary where this is a replica by the map; empty for a primary.
@@ -92,8 +93,8 @@ pub struct RedisShard {
     /// primary once its replicas are connected.
     #[serde(default)]
     pub min_replicas: String,
-    /// Folder of `redis.conf` and `users.acl`; default `/etc/redis/shard-<id>`. The instance replaces both files in it, so
-    /// it is the instance's own.
+    /// Folder of `redis.conf` and `users.acl`; default `/etc/redis/shard-<id>`. The instance replaces both files in it,
+    /// so it is the instance's own.
     #[serde(default)]
     pub conf_dir: Option<PathBuf>,
     /// The user that the instance runs as, and its group.

@@ -1,7 +1,7 @@
 //! The folder of one run: ssh's configuration, known hosts and control sockets.
 //!
-//! A run removes its folder at its end. One that was killed cannot: its lock is free then, and the next run removes what
-//! it left, with the ssh masters that still serve its sockets.
+//! A run removes its folder at its end. One that was killed cannot: its lock is free then, and the next run removes
+//! what it left, with the ssh masters that still serve its sockets.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read as _, Write as _};
@@ -59,8 +59,8 @@ pub fn remove_control_dir(folder: &Path) {
     fs::remove_dir_all(folder).ok();
 }
 
-/// Asks an ssh master to exit, in the protocol of its control socket (PROTOCOL.mux of OpenSSH): a hello of both sides, then
-/// the request. Each message is its length, its kind and one number.
+/// Asks an ssh master to exit, in the protocol of its control socket (PROTOCOL.mux of OpenSSH): a hello of both sides,
+/// then the request. Each message is its length, its kind and one number.
 fn terminate_master(socket: &Path) -> io::Result<()> {
     const HELLO: [u32; 3] = [8, 1, 4];
     const TERMINATE: [u32; 3] = [8, 0x1000_0005, 0];

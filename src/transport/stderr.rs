@@ -1,5 +1,5 @@
-//! Shows what an agent writes on standard error, such as the text of a panic. It is data of the host: escaped, and no more
-//! than a limit of it.
+//! Shows what an agent writes on standard error, such as the text of a panic. It is data of the host: escaped, and no
+//! more than a limit of it.
 
 use std::fmt::Write as _;
 

@@ -61,8 +61,8 @@ impl TerminalRun {
         self.controller.write_all(keys.as_bytes()).unwrap();
     }
 
-    /// Presses the keys until the run ends, and returns its exit code: a key that comes between the question and the wait
-    /// for an answer may be the terminal's own.
+    /// Presses the keys until the run ends, and returns its exit code: a key that comes between the question and the
+    /// wait for an answer may be the terminal's own.
     fn answer(mut self, keys: &str) -> i32 {
         let end = Instant::now() + LIMIT;
         loop {

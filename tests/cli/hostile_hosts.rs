@@ -1,4 +1,5 @@
-//! Hosts that were taken over: what they send in place of an agent's answers costs the controller neither memory nor time.
+//! Hosts that were taken over: what they send in place of an agent's answers costs the controller neither memory nor
+//! time.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Stdio};
@@ -16,8 +17,8 @@ use crate::program::Project;
 /// Limit for the controller's memory, beside the binary that it keeps to send to hosts.
 const MAX_MEMORY: u64 = 200 << 20;
 
-/// A project whose hosts run this script in place of an agent. In its folder are frames: `hello` (of an agent of the same
-/// binary) and `event`.
+/// A project whose hosts run this script in place of an agent. In its folder are frames: `hello` (of an agent of the
+/// same binary) and `event`.
 fn hostile_project(script: &str) -> Project {
     let project = loopback::hostile_project(script);
     let binary = std::fs::File::open(env!("CARGO_BIN_EXE_dunlin")).unwrap();

@@ -25,8 +25,8 @@ mod message {
     pub const SESSION_OPENED: u32 = 0x8000_0006;
 }
 
-/// Serves as the ssh master of every host of the project until the process ends. A script runs in the project's folder in
-/// place of each command.
+/// Serves as the ssh master of every host of the project until the process ends. A script runs in the project's folder
+/// in place of each command.
 fn listen(project: &Project, script: Option<&str>) {
     let listener = UnixListener::bind(project.path("loopback.sock")).unwrap();
     let (home, script) = (project.path(""), script.map(str::to_owned));

@@ -1,8 +1,8 @@
 //! Runs the program in a project folder of its own and takes snapshots of all that it printed.
 //!
-//! A snapshot is a file in `tests/cli/snapshots`: command line, exit code, standard output, standard error. A run of the
-//! tests fails where the program prints something else. To accept what it prints now, and to look at the difference:
-//! `INSTA_UPDATE=always cargo test --test cli`, then `git diff`.
+//! A snapshot is a file in `tests/cli/snapshots`: command line, exit code, standard output, standard error. A run of
+//! the tests fails where the program prints something else. To accept what it prints now, and to look at the
+//! difference: `INSTA_UPDATE=always cargo test --test cli`, then `git diff`.
 
 use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt as _;

@@ -100,7 +100,8 @@ fn links_to_what_a_service_can_replace_are_refused() {
         fs::write(opt.path().join(name), "").unwrap();
         opt.path().join(name)
     };
-    // A folder and a file of a service, a writable file, and a link of root whose way leads through the service's folder.
+    // A folder and a file of a service, a writable file, and a link of root whose way leads through the service's
+    // folder.
     let folder = opt.path().join("agent");
     fs::create_dir(&folder).unwrap();
     let in_folder = file("agent/tool");

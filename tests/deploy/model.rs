@@ -1,5 +1,5 @@
-//! A model of systemd: units are loaded from files at a reload, a start reads what the unit, the link, the configuration
-//! say at that moment, and a release whose program says so fails.
+//! A model of systemd: units are loaded from files at a reload, a start reads what the unit, the link, the
+//! configuration say at that moment, and a release whose program says so fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -318,7 +318,8 @@ impl<'f> TestCluster<'f> {
     }
 }
 
-/// The map that a cluster begins with: half of the shards on redis-01, half on redis-02, each with its replica on the other.
+/// The map that a cluster begins with: half of the shards on redis-01, half on redis-02, each with its replica on the
+/// other.
 fn initial_map(shards: u16, replicas: bool) -> String {
     let mut map = format!("cluster = \"test\"\nepoch = 1\nport_base = {PORT_BASE}\n");
     let width = 16384 / shards;

@@ -1,5 +1,5 @@
-//! dunlin, the agent, the link and the power of a host end at each step of a switch (`script/bench deploy-kills`): what is
-//! active is complete, and one command finishes the release.
+//! dunlin, the agent, the link and the power of a host end at each step of a switch (`script/bench deploy-kills`): what
+//! is active is complete, and one command finishes the release.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};

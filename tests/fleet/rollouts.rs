@@ -1,4 +1,5 @@
-//! Rollouts that fail on three real hosts behind HAProxy: no request fails, and each host runs and serves what it should.
+//! Rollouts that fail on three real hosts behind HAProxy: no request fails, and each host runs and serves what it
+//! should.
 
 use rustix::process::{Pid, Signal, kill_process};
 

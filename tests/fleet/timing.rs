@@ -69,8 +69,8 @@ impl<'c> RunningCommand<'c> {
         assert_eq!(status.code(), None, "it ended before it was killed: {:#?}", self.lines);
     }
 
-    /// What a terminal sends at Ctrl-C, to dunlin and all that it started: everything that dunlin said, once it has ended
-    /// as it does then.
+    /// What a terminal sends at Ctrl-C, to dunlin and all that it started: everything that dunlin said, once it has
+    /// ended as it does then.
     pub fn interrupt_run(mut self) -> Vec<Json> {
         kill_process_group(Pid::from_child(&self.child), Signal::INT).unwrap();
         self.lines.extend(self.said);

@@ -86,8 +86,8 @@ impl FleetWriters {
         all
     }
 
-    /// Panics where something is lost that was not acknowledged in one of these times; returns how much is. Writes may have
-    /// been given up meanwhile.
+    /// Panics where something is lost that was not acknowledged in one of these times; returns how much is. Writes may
+    /// have been given up meanwhile.
     #[track_caller]
     pub fn assert_lost_only_within(&self, times: &[(Instant, Instant)]) -> usize {
         let (lost, _) = self.find_lost_writes();

@@ -1,5 +1,5 @@
-//! Links between a target and its source that are slow to be heard of, or dead: the target makes a new one. And instances
-//! that say nothing at all.
+//! Links between a target and its source that are slow to be heard of, or dead: the target makes a new one. And
+//! instances that say nothing at all.
 
 use std::fs;
 use std::net::TcpListener;
@@ -18,7 +18,8 @@ fn sync_counts(fixture: &MoveFixture, n: u8) -> [u64; 2] {
     [number("sync_full:"), number("sync_partial_ok:")]
 }
 
-/// A source that has sent something to a replica before, which is gone: offsets of its stream mean nothing while they are 0.
+/// A source that has sent something to a replica before, which is gone: offsets of its stream mean nothing while they
+/// are 0.
 fn copied_fixture() -> MoveFixture {
     let mut fixture = MoveFixture::with_instances(2);
     fixture.provision_primary(0).unwrap();
@@ -37,8 +38,8 @@ fn has_key(fixture: &MoveFixture, n: u8, key: &str) -> bool {
     redis::cmd("EXISTS").arg(key).query(&mut connect_admin(&fixture.address(n)).unwrap()).unwrap()
 }
 
-/// It takes a target up to a second to say that it has its data, and a source counts it as online only then. Here it never
-/// hears of it on that link.
+/// It takes a target up to a second to say that it has its data, and a source counts it as online only then. Here it
+/// never hears of it on that link.
 #[test]
 fn targets_with_data_reconnect_without_waiting_for_a_timeout() {
     let mut fixture = copied_fixture();

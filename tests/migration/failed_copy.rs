@@ -21,7 +21,8 @@ const KEY_SAVE_DELAY_US: u32 = 2000;
 /// How long the source is observed afterwards. A replica that still followed it would be back within a second.
 const OBSERVATION: Duration = Duration::from_secs(3);
 
-/// Writes values of 64 KiB to a few keys until it is stopped, far more than the source's output buffer for replicas takes.
+/// Writes values of 64 KiB to a few keys until it is stopped, far more than the source's output buffer for replicas
+/// takes.
 fn write_until_stopped(connection: &mut Connection, is_stopped: &AtomicBool) {
     let value = "v".repeat(64 << 10);
     for n in (0..8).cycle() {

@@ -424,8 +424,8 @@ fn user_name() -> String {
     if uid.is_root() { "root".to_owned() } else { uid.as_raw().to_string() }
 }
 
-/// A port that is free on all places, and no other test's of this process: below the range of outgoing connections, which
-/// could take it while an instance is down.
+/// A port that is free on all places, and no other test's of this process: below the range of outgoing connections,
+/// which could take it while an instance is down.
 fn free_port(count: u8) -> u16 {
     static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);

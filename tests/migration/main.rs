@@ -1,4 +1,5 @@
-//! Moves of shards between real redis-server or valkey-server processes on loopback addresses, written to all the while.
+//! Moves of shards between real redis-server or valkey-server processes on loopback addresses, written to all the
+//! while.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,6 +1,6 @@
-//! A load of everything that applications keep in a shard, and a check of each acknowledgement: lists with blocking pops,
-//! streams with a consumer group, hashes with field expiry, keys with a time to live, a big string, several databases,
-//! appends that would show a request that was applied twice, and a subscriber.
+//! A load of everything that applications keep in a shard, and a check of each acknowledgement: lists with blocking
+//! pops, streams with a consumer group, hashes with field expiry, keys with a time to live, a big string, several
+//! databases, appends that would show a request that was applied twice, and a subscriber.
 
 mod consumers;
 mod record;

@@ -1,5 +1,5 @@
-//! A restart of a primary under writes: the shard moves to another host and back, where an instance with the changed file
-//! starts. The agent, the source or the target is killed in both moves.
+//! A restart of a primary under writes: the shard moves to another host and back, where an instance with the changed
+//! file starts. The agent, the source or the target is killed in both moves.
 
 use crate::fault_injection::{FaultInjector, Victim};
 use crate::fixture::connect_admin;

@@ -1,6 +1,6 @@
-//! An upgrade of many small shards to another server under writes, as `dunlin shards restart` does it: each shard moves to
-//! an instance of the new server and back to its place, where an instance of the new server starts. `script/bench upgrade`
-//! runs it.
+//! An upgrade of many small shards to another server under writes, as `dunlin shards restart` does it: each shard moves
+//! to an instance of the new server and back to its place, where an instance of the new server starts. `script/bench
+//! upgrade` runs it.
 
 use std::collections::VecDeque;
 use std::io::Write;

@@ -115,8 +115,8 @@ impl<'a> Reference<'a> {
         1000.0 * worst
     }
 
-    /// Returns whether all copies may be on these hosts: none on a drained host, no two of a shard in one zone, and no host
-    /// with more of them than the options allow.
+    /// Returns whether all copies may be on these hosts: none on a drained host, no two of a shard in one zone, and no
+    /// host with more of them than the options allow.
     pub fn is_legal(&self, at: &[usize]) -> bool {
         let together = |n: usize| {
             let siblings = (0..n).rev().take_while(|m| self.copies[*m].shard == self.copies[n].shard);

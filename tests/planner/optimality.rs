@@ -1,10 +1,10 @@
 //! The planner on 500 generated fleets, compared with their recorded optima.
 //!
-//! A plan within the tolerance may move 1.01 times the bytes of the optimum. Where no placement is within the tolerance, a
-//! plan may be 5 thousandths of a share further from it than the recorded bound, which no placement beats, and may move
-//! 1.01 times the bytes of the recorded plan. That plan was up to 5 thousandths from the bound: a plan that comes closer
-//! has to move more, so the two are not always comparable. The few fleets above these limits are in `exceptions.txt`, each
-//! with its present figures, which it must not exceed.
+//! A plan within the tolerance may move 1.01 times the bytes of the optimum. Where no placement is within the
+//! tolerance, a plan may be 5 thousandths of a share further from it than the recorded bound, which no placement beats,
+//! and may move 1.01 times the bytes of the recorded plan. That plan was up to 5 thousandths from the bound: a plan
+//! that comes closer has to move more, so the two are not always comparable. The few fleets above these limits are in
+//! `exceptions.txt`, each with its present figures, which it must not exceed.
 
 use std::collections::BTreeMap;
 use std::path::Path;

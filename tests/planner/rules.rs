@@ -176,7 +176,8 @@ fn a_thousand_shards_on_a_hundred_hosts_keep_every_rule() {
 
 #[test]
 fn a_tolerance_that_cannot_be_met_has_no_redundant_moves() {
-    // Fleets of the generator whose tolerance no placement meets; the second takes minutes where the build is not optimized.
+    // Fleets of the generator whose tolerance no placement meets; the second takes minutes where the build is not
+    // optimized.
     let numbers: &[u64] = if cfg!(debug_assertions) { &[70] } else { &[70, 252] };
     let mut looked_at = 0;
     for &number in numbers {

@@ -95,8 +95,8 @@ fn write_procedure(text: &mut String, found: &RebalancePlan) {
     let _ = writeln!(text, "takes about {:.0} s", found.estimated_seconds);
 }
 
-/// Lines: `host N ZONE CAPACITY`, `shard ID BYTES OPS HOST[+REPLICA] [pinned]`, `shards FROM-TO BYTES OPS HOST[+REPLICA]`,
-/// `option KEY VALUE`, `what if …`; sizes in MiB, `#` begins a comment.
+/// Lines: `host N ZONE CAPACITY`, `shard ID BYTES OPS HOST[+REPLICA] [pinned]`, `shards FROM-TO BYTES OPS
+/// HOST[+REPLICA]`, `option KEY VALUE`, `what if …`; sizes in MiB, `#` begins a comment.
 fn read_situation(situation: &str) -> (Observation, PlanOptions, String) {
     let mut observation = Observation {
         format_version: 1,

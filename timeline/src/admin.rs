@@ -1,5 +1,5 @@
-//! The operators' port: alive, ready, which version, metrics, shards, and two levers. It asks for no token, so it listens
-//! on loopback by default; load balancers check `/readyz` on the users' port.
+//! The operators' port: alive, ready, which version, metrics, shards, and two levers. It asks for no token, so it
+//! listens on loopback by default; load balancers check `/readyz` on the users' port.
 
 use std::{
     sync::Arc,
@@ -113,8 +113,8 @@ struct Health {
     shards_alive: f64,
 }
 
-/// Checks whether databases, queue and at least 90 % of the shards answer. One dead shard is no reason to take the process
-/// out.
+/// Checks whether databases, queue and at least 90 % of the shards answer. One dead shard is no reason to take the
+/// process out.
 async fn check_health(operations: &Operations) -> Health {
     let databases = operations.timelines.databases();
     let (users, tweets) = tokio::join!(databases.users.ping(), databases.tweets.ping());

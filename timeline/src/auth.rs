@@ -37,7 +37,7 @@ impl TokenKey {
     /// Makes a key of some bytes.
     ///
     /// # Errors
-    /// Fewer than 16 bytes.
+    /// Returns an error if there are fewer than 16 bytes.
     pub fn new(bytes: &[u8]) -> anyhow::Result<TokenKey> {
         ensure!(bytes.len() >= MIN_KEY_BYTES, "a token key needs at least {MIN_KEY_BYTES} bytes");
         let mac = Hmac::new_from_slice(bytes).context("the token key")?;
@@ -47,7 +47,7 @@ impl TokenKey {
     /// Reads a key from a file; a line feed at its end is not part of it.
     ///
     /// # Errors
-    /// The file cannot be read, or holds fewer than 16 bytes.
+    /// Returns an error if the file cannot be read, or holds fewer than 16 bytes.
     pub fn load(path: &Path) -> anyhow::Result<TokenKey> {
         let bytes = std::fs::read(path).with_context(|| format!("reading the token key {}", path.display()))?;
         let key = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
@@ -66,7 +66,7 @@ impl TokenKey {
     /// Returns the user that a token names.
     ///
     /// # Errors
-    /// The token was not signed with this key, or its time is over.
+    /// Returns an error if the token was not signed with this key, or its time is over.
     pub fn verify(&self, token: &str) -> Result<Id, TokenError> {
         let (claim, signature) = token.rsplit_once('.').ok_or(TokenError::Invalid)?;
         let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| TokenError::Invalid)?;

@@ -1,8 +1,8 @@
 //! Tweets and profiles, cached: in the process for a moment, in a shared memcached for minutes, then the database.
 //!
-//! Loads coalesce: a missing entry is loaded once per process however many wait for it, and the loads of many requests go
-//! out as one query. A reader fills memcached with `add`, a writer with `set`; so an older value never replaces a newer
-//! one. A deleted tweet leaves a tombstone there, which hides it from all readers.
+//! Loads coalesce: a missing entry is loaded once per process however many wait for it, and the loads of many requests
+//! go out as one query. A reader fills memcached with `add`, a writer with `set`; so an older value never replaces a
+//! newer one. A deleted tweet leaves a tombstone there, which hides it from all readers.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -26,8 +26,8 @@ const TOMBSTONE: &str = "-";
 /// The sizes and times of the caches.
 #[derive(Debug, Clone)]
 pub struct CacheOptions {
-    /// Time for which an entry is used in this process without looking again. A deletion through another process is seen after
-    /// this time at the latest.
+    /// Time for which an entry is used in this process without looking again. A deletion through another process is
+    /// seen after this time at the latest.
     pub local_ttl: Duration,
     /// Number of entries that this process keeps, per kind.
     pub local_entries: u64,
@@ -69,7 +69,7 @@ impl Cache {
     /// Reads tweets; those that are deleted or do not exist are missing.
     ///
     /// # Errors
-    /// The database does not answer, and the caches do not have all of them.
+    /// Returns an error if the database does not answer, and the caches do not have all of them.
     pub async fn tweets(&self, ids: &[Id]) -> Result<HashMap<Id, Arc<Tweet>>, Arc<DbError>> {
         self.tweets.get_many(ids).await
     }
@@ -77,7 +77,7 @@ impl Cache {
     /// Reads one tweet.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn tweet(&self, id: Id) -> Result<Option<Arc<Tweet>>, Arc<DbError>> {
         self.tweets.get(id).await
     }
@@ -85,7 +85,7 @@ impl Cache {
     /// Reads one user.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn profile(&self, id: Id) -> Result<Option<Arc<Profile>>, Arc<DbError>> {
         self.profiles.get(id).await
     }

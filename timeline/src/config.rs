@@ -107,7 +107,7 @@ impl Settings {
     /// Checks what can be checked without a connection.
     ///
     /// # Errors
-    /// A value is not possible, or a file cannot be read.
+    /// Returns an error if a value is not possible, or a file cannot be read.
     pub fn check(&self) -> anyhow::Result<()> {
         ensure!((1..=10_000).contains(&self.cap), "--cap must be between 1 and 10000");
         ensure!((1..=20_000).contains(&self.chunk), "--chunk must be between 1 and 20000");
@@ -128,7 +128,7 @@ impl Settings {
     /// Returns where the databases are.
     ///
     /// # Errors
-    /// The password file cannot be read.
+    /// Returns an error if the password file cannot be read.
     pub fn database_options(&self) -> anyhow::Result<DatabaseOptions> {
         Ok(DatabaseOptions {
             users: self.database.clone(),
@@ -141,7 +141,7 @@ impl Settings {
     /// Opens the lists.
     ///
     /// # Errors
-    /// The shard map or the password cannot be read.
+    /// Returns an error if the shard map or the password cannot be read.
     pub async fn open_lists(&self) -> anyhow::Result<Lists> {
         let age = Duration::from_secs(self.max_age_days * 24 * 3600);
         let options = ListOptions { cap: self.cap, max_age: age, ttl: age, ..ListOptions::default() };
@@ -153,7 +153,7 @@ impl Settings {
     /// Opens the shards, with a time for which refused requests are sent again.
     ///
     /// # Errors
-    /// The shard map, the password or the CA cannot be read.
+    /// Returns an error if the shard map, the password or the CA cannot be read.
     pub async fn open_shards(&self, retry_for: Duration) -> anyhow::Result<ShardConnections> {
         let password = match read_secret(self.redis_password_file.as_ref())? {
             Some(password) => Some(password),
@@ -173,7 +173,7 @@ impl Settings {
     /// Opens the queue.
     ///
     /// # Errors
-    /// The URL is not one of RabbitMQ, or the password cannot be read.
+    /// Returns an error if the URL is not one of RabbitMQ, or the password cannot be read.
     pub fn open_queue(&self, databases: &Databases) -> anyhow::Result<Arc<dyn Queue>> {
         Ok(match self.queue_url()? {
             None => Arc::new(PostgresQueue::new(databases.tweets.clone(), DEFAULT_LEASE)),
@@ -219,7 +219,7 @@ impl Settings {
 /// which every user of the host can read.
 ///
 /// # Errors
-/// The file cannot be read.
+/// Returns an error if the file cannot be read.
 pub fn read_secret(path: Option<&PathBuf>) -> anyhow::Result<Option<String>> {
     let Some(path) = path else { return Ok(None) };
     let text = std::fs::read_to_string(path).with_context(|| format!("reading the secret {}", path.display()))?;

@@ -56,7 +56,8 @@ pub enum DbError {
 }
 
 impl DbError {
-    /// Tells whether the server refuses the values of the statement (SQLSTATE classes 22 and 23), whatever its own state.
+    /// Tells whether the server refuses the values of the statement (SQLSTATE classes 22 and 23), whatever its own
+    /// state.
     pub(crate) fn is_of_data(&self) -> bool {
         let DbError::Statement { source, .. } = self else { return false };
         source.code().is_some_and(|state| ["22", "23"].contains(&&state.code()[..2]))
@@ -97,7 +98,7 @@ impl Databases {
     /// Makes the pools; connects when a connection is first needed.
     ///
     /// # Errors
-    /// A connection string is not valid.
+    /// Returns an error if a connection string is not valid.
     pub fn new(options: &DatabaseOptions) -> anyhow::Result<Databases> {
         let users = Database::new(&options.users, options).context("the users database")?;
         if options.users == options.tweets {
@@ -110,7 +111,7 @@ impl Databases {
     /// Opens connections to both databases, so that the first requests of a new process do not wait for them.
     ///
     /// # Errors
-    /// A database does not accept them.
+    /// Returns an error if a database does not accept them.
     pub async fn open_connections(&self) -> Result<(), DbError> {
         for database in [&self.users, &self.tweets] {
             let count = FIRST_CONNECTIONS.min(database.pool.status().max_size);
@@ -122,7 +123,7 @@ impl Databases {
     /// Checks that this binary works with the schemas of both databases; returns their version.
     ///
     /// # Errors
-    /// A database does not answer, or has a schema of another version.
+    /// Returns an error if a database does not answer, or has a schema of another version.
     pub async fn check_schema(&self) -> anyhow::Result<i32> {
         let users = schema::check_version(&*self.users.connection().await?, Part::Users).await?;
         let tweets = schema::check_version(&*self.tweets.connection().await?, Part::Tweets).await?;
@@ -175,7 +176,7 @@ impl Database {
     /// Takes a connection from the pool.
     ///
     /// # Errors
-    /// None is free in time, or none can be opened.
+    /// Returns an error if no connection is free in time, or none can be opened.
     pub async fn connection(&self) -> Result<Object, DbError> {
         self.pool.get().await.map_err(DbError::Unavailable)
     }
@@ -183,7 +184,7 @@ impl Database {
     /// Checks that the database answers.
     ///
     /// # Errors
-    /// It does not.
+    /// Returns an error if the database does not answer.
     pub async fn ping(&self) -> Result<(), DbError> {
         const PING: Statement = Statement { name: "PING", text: "select 1" };
         self.query(PING, &[]).await.map(drop)
@@ -212,7 +213,8 @@ impl Database {
     }
 }
 
-/// Runs a statement with a limit of this side: a server that is gone without a word does not keep the server's own limit.
+/// Runs a statement with a limit of this side: a server that is gone without a word does not keep the server's own
+/// limit.
 async fn within_limit<T>(
     statement: Statement,
     run: impl Future<Output = Result<T, tokio_postgres::Error>>,

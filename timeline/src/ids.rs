@@ -1,7 +1,7 @@
 //! Ids of users, tweets and events: 53 bits, 41 of milliseconds and 12 of a sequence, made by Postgres (`next_id()`).
 //!
-//! A score of a sorted set is a double: with more bits, the page after an exclusive cursor can be empty. Numbers of this
-//! size are exact in JavaScript as well.
+//! A score of a sorted set is a double: with more bits, the page after an exclusive cursor can be empty. Numbers of
+//! this size are exact in JavaScript as well.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -3,8 +3,8 @@
 //! In reading order: [`config`], [`ids`], [`auth`], [`database`] (Postgres), [`message`] and [`queue`] (RabbitMQ, or
 //! Postgres again), [`lists`] (Redis, behind the shards), [`cache`] (memcached), [`timelines`] (pages of all of them),
 //! [`worker`] (from the outbox to the lists), [`api`] (REST), [`admin`] (the operators' port), [`lifecycle`] (from a
-//! listener to a graceful end), [`telemetry`]. [`load`] drives and checks the service. [`entries`] is the mode without a
-//! database, which serves plain sorted sets.
+//! listener to a graceful end), [`telemetry`]. [`load`] drives and checks the service. [`entries`] is the mode without
+//! a database, which serves plain sorted sets.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test stops at what is missing"))]
 

@@ -27,7 +27,7 @@ pub struct Shutdown {
 /// Starts to wait for SIGTERM or SIGINT. `drain_delay` passes between the two steps, so that load balancers notice.
 ///
 /// # Errors
-/// The signal handlers cannot be installed.
+/// Returns an error if the signal handlers cannot be installed.
 pub fn start_shutdown(drain_delay: Duration) -> anyhow::Result<Shutdown> {
     let (drain, draining) = watch::channel(false);
     let (end, ended) = watch::channel(false);
@@ -69,7 +69,7 @@ fn notify(state: &[NotifyState<'_>]) {
 /// Takes the listeners that systemd has passed, in the order of `addresses`; opens those that it has not.
 ///
 /// # Errors
-/// An address cannot be listened on.
+/// Returns an error if an address cannot be listened on.
 pub async fn open_listeners(addresses: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {
     let mut passed = ListenFd::from_env();
     let mut listeners = Vec::with_capacity(addresses.len());
@@ -86,11 +86,11 @@ pub async fn open_listeners(addresses: &[SocketAddr]) -> anyhow::Result<Vec<TcpL
     Ok(listeners)
 }
 
-/// Serves until `end` completes, then lets requests in progress finish for `grace` at most: graceful shutdown has no limit
-/// of its own, and a client that never finishes must not hold up a restart.
+/// Serves until `end` completes, then lets requests in progress finish for `grace` at most: graceful shutdown has no
+/// limit of its own, and a client that never finishes must not hold up a restart.
 ///
 /// # Errors
-/// The listener fails.
+/// Returns an error if the listener fails.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -122,7 +122,7 @@ pub async fn becomes_true(mut watched: watch::Receiver<bool>) {
 /// Completes on SIGTERM or SIGINT.
 ///
 /// # Errors
-/// The handlers cannot be installed.
+/// Returns an error if the handlers cannot be installed.
 pub fn terminated() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
     let mut term = signal(SignalKind::terminate()).context("the handler of SIGTERM")?;
     let mut int = signal(SignalKind::interrupt()).context("the handler of SIGINT")?;

@@ -172,7 +172,7 @@ impl Lists {
     /// Adds many entries to one list, if it exists.
     ///
     /// # Errors
-    /// The shard does not answer.
+    /// Returns an error if the shard does not answer.
     pub async fn merge(&self, list: List, ids: &[Id]) -> Result<(), ListError> {
         let key = list.key();
         let mut merge = fcall("tl_v2_merge", &[&key]);
@@ -183,7 +183,7 @@ impl Lists {
     /// Removes many entries from one list.
     ///
     /// # Errors
-    /// The shard does not answer.
+    /// Returns an error if the shard does not answer.
     pub async fn filter(&self, list: List, ids: &[Id]) -> Result<(), ListError> {
         let key = list.key();
         let mut filter = fcall("tl_v2_filter", &[&key]);
@@ -194,7 +194,7 @@ impl Lists {
     /// Reads a page, and keeps the list from expiring.
     ///
     /// # Errors
-    /// The shard does not answer.
+    /// Returns an error if the shard does not answer.
     pub async fn read(&self, list: List, range: Range) -> Result<Listing, ListError> {
         let key = list.key();
         let mut read = fcall("tl_v2_read", &[&key]);
@@ -214,7 +214,7 @@ impl Lists {
     /// Marks a list as being built. With `force`, an existing one is built again.
     ///
     /// # Errors
-    /// The shard does not answer.
+    /// Returns an error if the shard does not answer.
     pub async fn begin_rebuild(&self, list: List, token: &str, force: bool) -> Result<RebuildStart, ListError> {
         let key = list.key();
         let mut begin = fcall("tl_v2_rebuild_begin", &[&key]);
@@ -232,7 +232,7 @@ impl Lists {
     /// longer this one's.
     ///
     /// # Errors
-    /// The shard does not answer.
+    /// Returns an error if the shard does not answer.
     pub async fn commit_rebuild(&self, list: List, token: &str, floor: Id, ids: &[Id]) -> Result<bool, ListError> {
         let key = list.key();
         let mut commit = fcall("tl_v2_rebuild_commit", &[&key]);
@@ -251,8 +251,8 @@ impl Lists {
         alive as f64 / health.len().max(1) as f64
     }
 
-    /// Makes one call per shard and [`KEYS_PER_CALL`] keys. Keys are grouped by the slots of the map before; where the map has
-    /// divided slots differently meanwhile, all of it is done again: each change can be done twice.
+    /// Makes one call per shard and [`KEYS_PER_CALL`] keys. Keys are grouped by the slots of the map before; where the
+    /// map has divided slots differently meanwhile, all of it is done again: each change can be done twice.
     async fn change(&self, function: &str, cap: Option<usize>, entries: &[(List, Id)]) -> Vec<ShardOutcome> {
         loop {
             let before = self.shards.routing();

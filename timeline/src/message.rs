@@ -144,7 +144,7 @@ impl Message {
     /// Returns the messages that an event becomes, each with its queue.
     ///
     /// # Errors
-    /// The event is of an unknown kind, or its payload of another shape.
+    /// Returns an error if the event is of an unknown kind, or its payload of another shape.
     pub fn of_event(event: &Event, source: i16) -> Result<Vec<(QueueName, Message)>, serde_json::Error> {
         let followed = |sign: i64| -> Result<Vec<(QueueName, Message)>, serde_json::Error> {
             let FollowEvent { follower, followee, request_id } = serde_json::from_str(&event.payload)?;
@@ -176,7 +176,7 @@ impl Message {
     /// Writes it as JSON.
     ///
     /// # Errors
-    /// None for the tasks above.
+    /// Returns an error if the message cannot be written as JSON, which does not happen for the tasks above.
     pub fn to_json(&self) -> Result<String, serde_json::Error> {
         serde_json::to_string(self)
     }

@@ -1,7 +1,7 @@
 //! The queue between the outbox and the work: one trait, in RabbitMQ ([`rabbit`]) or in Postgres ([`postgres`]).
 //!
-//! Deliveries are at least once and in any order. A message is gone once it is settled as done; one that is never settled
-//! is delivered again, up to a limit, and then goes to the dead letters.
+//! Deliveries are at least once and in any order. A message is gone once it is settled as done; one that is never
+//! settled is delivered again, up to a limit, and then goes to the dead letters.
 
 use std::{fmt, sync::Arc, time::Duration};
 

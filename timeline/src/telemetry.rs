@@ -64,7 +64,7 @@ const fn metric(kind: MetricKind, name: &'static str, labels: &'static [&'static
 /// Writes logs to stderr as JSON lines; `TIMELINE_LOG` says which (`info` by default).
 ///
 /// # Errors
-/// `TIMELINE_LOG` is not valid, or logs go somewhere already.
+/// Returns an error if `TIMELINE_LOG` is not valid, or logs go somewhere already.
 pub fn start_logs() -> anyhow::Result<()> {
     let directives = std::env::var("TIMELINE_LOG").unwrap_or_else(|_| "info,lapin=error".to_owned());
     let filter = EnvFilter::try_new(directives)?;
@@ -76,7 +76,7 @@ pub fn start_logs() -> anyhow::Result<()> {
 /// Starts to record metrics, once per process, and returns where to render them.
 ///
 /// # Errors
-/// Another recorder is in place.
+/// Returns an error if another recorder is in place.
 pub fn start_metrics() -> anyhow::Result<PrometheusHandle> {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     if let Some(handle) = HANDLE.get() {

@@ -1,4 +1,5 @@
-//! Pages of timelines: from the lists in Redis where they are, from the database where they are not, always the same page.
+//! Pages of timelines: from the lists in Redis where they are, from the database where they are not, always the same
+//! page.
 //!
 //! In reading order: `source` (what the database says), `rebuild` (how a cold list is made of it), `pages` (how
 //! lists, authors merged on read and the database become one page).
@@ -123,7 +124,7 @@ impl Timelines {
     /// Lists the authors whose tweets are merged on read.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn flagged_authors(&self) -> Result<Arc<Vec<FlaggedAuthor>>, SharedDbError> {
         let inner = &self.inner;
         let load = async { inner.databases.users.flagged_authors(inner.pull_grace).await.map(Arc::new) };

@@ -1,9 +1,9 @@
-//! From the outbox to the lists: the relay publishes events, the planner divides followers into ranges, deliveries change
-//! timelines, counters are counted.
+//! From the outbox to the lists: the relay publishes events, the planner divides followers into ranges, deliveries
+//! change timelines, counters are counted.
 //!
-//! Each task can be done twice and in any order. A handler that cannot reach a database or the queue tries again in place,
-//! so that no delivery limit is used up by an outage; a shard that does not answer only holds up its own part, which is
-//! parked.
+//! Each task can be done twice and in any order. A handler that cannot reach a database or the queue tries again in
+//! place, so that no delivery limit is used up by an outage; a shard that does not answer only holds up its own part,
+//! which is parked.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,5 @@
-//! The whole service on four real shards: posting, reading, paging, a dead shard, a new epoch, and load through a switch.
+//! The whole service on four real shards: posting, reading, paging, a dead shard, a new epoch, and load through a
+//! switch.
 
 #![allow(
     clippy::unwrap_used,

@@ -2,8 +2,8 @@
 
 use redis::{Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisConnectionInfo, RedisResult, TlsCertificates};
 
-/// Returns a client of the instance at `host:port`. With a CA, the client speaks TLS only: it accepts a certificate that
-/// one of these CAs signed for `host`, and it never falls back to TCP in clear. `ca` is PEM text, with one or more
+/// Returns a client of the instance at `host:port`. With a CA, the client speaks TLS only: it accepts a certificate
+/// that one of these CAs signed for `host`, and it never falls back to TCP in clear. `ca` is PEM text, with one or more
 /// certificates; the CAs of the system are not trusted.
 ///
 /// # Errors

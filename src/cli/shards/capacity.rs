@@ -22,7 +22,7 @@ impl ShardsContext<'_> {
     /// Measures the usage, prints the forecast, and saves a sample for the next forecast.
     ///
     /// # Errors
-    /// A host or shard does not answer.
+    /// Returns an error if a host or shard does not answer.
     pub async fn show_capacity(&self, args: &CapacityArgs) -> Result<Exit, CommandError> {
         let fleet = self.files.build_fleet(self.common)?;
         let context = self.files.connect_all(&fleet, self.common).await?;

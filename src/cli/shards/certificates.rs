@@ -33,7 +33,7 @@ impl ShardsContext<'_> {
     /// Creates missing certificates, renews those that are due, and prints all of them. Connects to no host.
     ///
     /// # Errors
-    /// A file cannot be read or written, or the CA's key is not on this machine.
+    /// Returns an error if a file cannot be read or written, or the CA's key is not on this machine.
     pub fn update_certificates(&self, args: &CertificatesArgs) -> Result<Exit, CommandError> {
         let hosts = self.files.shard_hosts()?;
         ensure_hosts(&hosts, &args.host)?;

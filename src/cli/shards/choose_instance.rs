@@ -19,8 +19,8 @@ impl ShardsContext<'_> {
     /// Opens the chosen instance of a move that recovery cannot decide, and archives the other one.
     ///
     /// # Errors
-    /// A host does not answer, the shard has no open move, recovery can decide it, the choice is not confirmed, or another
-    /// run holds a lock.
+    /// Returns an error if a host does not answer, the shard has no open move, recovery can decide it, the choice is
+    /// not confirmed, or another run holds a lock.
     pub async fn choose_instance(
         &self,
         args: &ResumeArgs,

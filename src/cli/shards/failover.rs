@@ -47,11 +47,12 @@ pub struct FailoverArgs {
 }
 
 impl ShardsContext<'_> {
-    /// Observes, plans, shows the plan, asks for confirmation, promotes replicas, publishes the map, and creates replicas.
+    /// Observes, plans, shows the plan, asks for confirmation, promotes replicas, publishes the map, and creates
+    /// replicas.
     ///
     /// # Errors
-    /// A host or shard is alive, a replica does not answer, the map is out of date, the plan is not confirmed, or another
-    /// run holds a lock.
+    /// Returns an error if a host or shard is alive, a replica does not answer, the map is out of date, the plan is not
+    /// confirmed, or another run holds a lock.
     pub async fn run_failover(&self, args: &FailoverArgs, totals: &mut RunTotals) -> Result<Exit, CommandError> {
         let fleet = self.files.build_fleet(self.common)?;
         let (mut context, unreachable) = self.files.connect_reachable(&fleet).await?;
@@ -87,8 +88,8 @@ impl ShardsContext<'_> {
         })
     }
 
-    /// Promotes replicas, publishes the map and creates replicas. Returns whether all of it succeeded. A promotion that has
-    /// started is not interrupted.
+    /// Promotes replicas, publishes the map and creates replicas. Returns whether all of it succeeded. A promotion that
+    /// has started is not interrupted.
     async fn apply_plan(
         &self,
         context: &RebalanceContext<'_>,

@@ -12,7 +12,7 @@ impl ShardsContext<'_> {
     /// Prints the moves in the journals of all hosts, oldest first.
     ///
     /// # Errors
-    /// A host does not answer, or a shard is neither in the map nor in a journal.
+    /// Returns an error if a host does not answer, or a shard is neither in the map nor in a journal.
     pub async fn show_history(&self, shards: &[ShardId]) -> Result<Exit, CommandError> {
         let fleet = self.files.build_fleet(self.common)?;
         let context = self.files.connect_all(&fleet, self.common).await?;

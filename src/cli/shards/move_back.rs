@@ -45,7 +45,7 @@ impl ShardsContext<'_> {
     /// Moves shards back without a copy: their old instances are still replicas.
     ///
     /// # Errors
-    /// A shard has no old instance, a move is in progress, or another run holds a lock.
+    /// Returns an error if a shard has no old instance, a move is in progress, or another run holds a lock.
     pub async fn move_back(
         &self,
         args: &MoveBackArgs,
@@ -76,7 +76,7 @@ impl ShardsContext<'_> {
     /// Plans the moves back by the current map.
     ///
     /// # Errors
-    /// A later map is published, or a shard has no old instance.
+    /// Returns an error if a later map is published, or a shard has no old instance.
     async fn plan_current_moves_back(
         &self,
         context: &RebalanceContext<'_>,

@@ -63,11 +63,11 @@ impl ShardsContext<'_> {
         );
     }
 
-    /// Returns the replicas that shards are missing by `replicas` of the map, each with a host, and the shards for which no
-    /// host can have one.
+    /// Returns the replicas that shards are missing by `replicas` of the map, each with a host, and the shards for
+    /// which no host can have one.
     ///
     /// # Errors
-    /// A host does not answer, or a later map is published, which may have them.
+    /// Returns an error if a host does not answer, or a later map is published, which may have the replicas.
     pub async fn find_missing_replicas(
         &self,
         context: &RebalanceContext<'_>,
@@ -130,7 +130,7 @@ impl ShardsContext<'_> {
     /// Finishes interrupted failovers.
     ///
     /// # Errors
-    /// The map cannot be published to a consumer.
+    /// Returns an error if the map cannot be published to a consumer.
     pub async fn resume_failovers(
         &self,
         context: &RebalanceContext<'_>,

@@ -1,5 +1,5 @@
-//! `dunlin shards repair`: creates missing replicas, retires and archives instances that the map does not name, and sets
-//! `min-replicas-to-write` of primaries.
+//! `dunlin shards repair`: creates missing replicas, retires and archives instances that the map does not name, and
+//! sets `min-replicas-to-write` of primaries.
 
 use clap::Args;
 use serde_json::json;
@@ -67,7 +67,8 @@ impl ShardsContext<'_> {
     /// Observes, plans, shows, asks, and repairs.
     ///
     /// # Errors
-    /// Moves are in progress, a primary does not answer, a later map is published, or another run holds a lock.
+    /// Returns an error if moves are in progress, a primary does not answer, a later map is published, or another run
+    /// holds a lock.
     pub async fn repair_shards(&self, args: &RepairArgs, totals: &mut RunTotals) -> Result<Exit, CommandError> {
         let fleet = self.files.build_fleet(self.common)?;
         let (mut context, unreachable) = self.files.connect_reachable(&fleet).await?;
@@ -189,7 +190,7 @@ impl ShardsContext<'_> {
 /// Refuses repairs that change the map while a consumer cannot take it.
 ///
 /// # Errors
-/// A consumer cannot take the map (exit 3), or does not answer.
+/// Returns an error if a consumer cannot take the map (exit 3), or does not answer.
 async fn refuse_unready_consumers(context: &RebalanceContext<'_>) -> Result<(), CommandError> {
     let reasons = check_consumers(context, &context.map_file.read()?).await?;
     if reasons.is_empty() {

@@ -54,7 +54,8 @@ impl ShardsContext<'_> {
     /// Restarts primaries: each moves to another host and back, where a new instance starts with the current files.
     ///
     /// # Errors
-    /// A host or shard does not answer, no host may receive a shard, preflight fails, or another run holds a lock.
+    /// Returns an error if a host or shard does not answer, no host may receive a shard, preflight fails, or another
+    /// run holds a lock.
     pub async fn restart_shards(&self, args: &RestartArgs, totals: &mut RunTotals) -> Result<Exit, CommandError> {
         if !args.dry_run.dry_run && !self.files.state.load_pending_moves()?.is_empty() {
             return Err(in_progress_error("a rebalance is in progress or was interrupted"));
@@ -96,7 +97,7 @@ impl ShardsContext<'_> {
     /// Returns the shards that the flags select, ascending.
     ///
     /// # Errors
-    /// The inventory has no such host, or the map no such shard: exit 64.
+    /// Returns an error if the inventory has no such host, or the map no such shard: exit 64.
     fn select_restarted_shards(&self, args: &RestartArgs, map: &ShardMap) -> Result<Vec<ShardId>, CommandError> {
         self.ensure_shards_exist(&args.shard)?;
         let shard_hosts = self.files.shard_hosts()?;

@@ -58,8 +58,8 @@ impl ShardsContext<'_> {
     /// Finishes what the hosts' journals have open, then runs the pending moves of the plan.
     ///
     /// # Errors
-    /// A host that is needed does not answer, a later map is published, another run holds a lock, or preflight refuses
-    /// the pending moves.
+    /// Returns an error if a host that is needed does not answer, a later map is published, another run holds a lock,
+    /// or preflight refuses the pending moves.
     pub async fn resume_moves(&self, args: &ResumeArgs, totals: &mut RunTotals) -> Result<Exit, CommandError> {
         if let Some((host, shard)) = args.keep.as_deref().zip(args.shard) {
             return self.choose_instance(args, shard, host, totals).await;
@@ -171,12 +171,12 @@ impl ShardsContext<'_> {
         }
     }
 
-    /// Refuses where a host does not answer that is needed. A failover, a replica that is being built, and a shard that its
-    /// target serves already are finished without such hosts. Other moves need all hosts; and if no move is open, the missing hosts
-    /// may still have one.
+    /// Refuses where a host does not answer that is needed. A failover, a replica that is being built, and a shard that
+    /// its target serves already are finished without such hosts. Other moves need all hosts; and if no move is open,
+    /// the missing hosts may still have one.
     ///
     /// # Errors
-    /// Some do not answer, and they are needed.
+    /// Returns an error if hosts that are needed do not answer.
     fn ensure_can_proceed_without(
         &self,
         context: &RebalanceContext<'_>,
@@ -214,7 +214,8 @@ impl ShardsContext<'_> {
     /// Checks that every published placement is in this map or in the hosts' journals.
     ///
     /// # Errors
-    /// A newer map is published, with placements that neither knows: nothing may be published over it.
+    /// Returns an error if a newer map is published, with placements that neither knows: nothing may be published over
+    /// it.
     async fn ensure_placements_are_known(
         &self,
         context: &RebalanceContext<'_>,
@@ -237,11 +238,11 @@ impl ShardsContext<'_> {
             .with_hint("get the newer map, then run dunlin shards resume again"))
     }
 
-    /// Finishes moves one after the other. Returns whether something is unfinished: an old instance that cannot be retired
-    /// yet, or the moves after a Ctrl-C.
+    /// Finishes moves one after the other. Returns whether something is unfinished: an old instance that cannot be
+    /// retired yet, or the moves after a Ctrl-C.
     ///
     /// # Errors
-    /// The map cannot be published to a consumer.
+    /// Returns an error if the map cannot be published to a consumer.
     pub async fn finish_moves(
         &self,
         context: &RebalanceContext<'_>,

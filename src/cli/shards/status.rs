@@ -23,7 +23,7 @@ impl ShardsContext<'_> {
     /// Prints placements, replica health, and moves in progress; if hosts do not answer, what is known without them.
     ///
     /// # Errors
-    /// A primary does not answer.
+    /// Returns an error if a primary does not answer.
     pub async fn show_status(&self, out: Option<PathBuf>) -> Result<Exit, CommandError> {
         let pending = self.files.state.load_pending_moves()?;
         let fleet = self.files.build_fleet(self.common)?;
@@ -207,7 +207,7 @@ impl ShardsContext<'_> {
     /// Returns the health of the replicas; `None` if a primary does not answer, which is printed.
     ///
     /// # Errors
-    /// A host does not answer.
+    /// Returns an error if a host does not answer.
     pub async fn current_replica_health(
         &self,
         context: &RebalanceContext<'_>,

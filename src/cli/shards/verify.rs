@@ -16,7 +16,7 @@ impl ShardsContext<'_> {
     /// Compares the primaries of the shards with their replicas and old instances; exits with 1 if keys differ.
     ///
     /// # Errors
-    /// A shard is not in the map, a host does not answer, or another run holds a lock.
+    /// Returns an error if a shard is not in the map, a host does not answer, or another run holds a lock.
     pub async fn verify_shards(&self, shards: &[ShardId], totals: &mut RunTotals) -> Result<Exit, CommandError> {
         self.ensure_shards_exist(shards)?;
         let fleet = self.files.build_fleet(self.common)?;

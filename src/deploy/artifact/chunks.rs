@@ -28,7 +28,7 @@ pub(super) struct FileContent {
 /// Cuts a file into chunks at places that its bytes determine: a change moves no later cut.
 ///
 /// # Errors
-/// The file cannot be read.
+/// Returns an error if the file cannot be read.
 pub(super) fn read_content(path: &Path) -> Result<FileContent> {
     let shown = || path.display().to_string();
     let file = File::open(path).with_context(shown)?;

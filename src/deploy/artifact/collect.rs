@@ -51,7 +51,7 @@ struct FileCollector {
 /// Reads the sources of all entries below `base`.
 ///
 /// # Errors
-/// [`MissingSources`].
+/// Returns an error if sources are missing, with all of them.
 pub(super) fn collect_files(entries: &[FileEntry], base: &Path) -> Result<CollectedFiles, MissingSources> {
     let (mut collector, mut missing) = (FileCollector::default(), Vec::new());
     for entry in entries {
@@ -76,8 +76,8 @@ pub(super) fn collect_files(entries: &[FileEntry], base: &Path) -> Result<Collec
 }
 
 impl FileCollector {
-    /// Adds a file, or all files of a folder. A link that a recipe names is followed; one inside a folder is a link of the
-    /// release, and refused if it leads out of it and not to the operating system.
+    /// Adds a file, or all files of a folder. A link that a recipe names is followed; one inside a folder is a link of
+    /// the release, and refused if it leads out of it and not to the operating system.
     fn add_entry(&mut self, source: &Path, entry: &FileEntry) -> Result<()> {
         let (stat, dest) = (fs::metadata(source).with_context(|| source.display().to_string())?, entry.dest.as_str());
         if stat.is_dir() { self.add_dir(source, dest, entry) } else { self.add_file(source, dest, entry) }

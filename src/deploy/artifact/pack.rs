@@ -17,7 +17,7 @@ const COMPRESSION_LEVEL: i32 = 9;
 /// Writes the archive of a release.
 ///
 /// # Errors
-/// A source cannot be read or has changed since it was described, or the archive cannot be written.
+/// Returns an error if a source cannot be read or has changed since it was described, or the archive cannot be written.
 pub(super) fn pack_archive(
     manifest: &ReleaseManifest,
     sources: &BTreeMap<ReleasePath, PathBuf>,

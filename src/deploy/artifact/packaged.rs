@@ -1,7 +1,7 @@
 //! The order in which the releases of a service were packaged.
 //!
-//! `<service>.packaged.json` in the artifact folder lists them. The times of the files say nothing: a copy, a checkout or
-//! a restored backup changes them.
+//! `<service>.packaged.json` in the artifact folder lists them. The times of the files say nothing: a copy, a checkout
+//! or a restored backup changes them.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -45,7 +45,7 @@ pub fn artifact_path(folder: &Path, service: &str, version: &str) -> PathBuf {
 /// Records that a release was packaged last.
 ///
 /// # Errors
-/// The record cannot be read or written.
+/// Returns an error if the record cannot be read or written.
 pub(super) fn record_packaged(folder: &Path, manifest: &ReleaseManifest) -> Result<()> {
     let path = record_path(folder, manifest.service.as_str());
     let mut packaged = read_record(&path)?;

@@ -43,7 +43,7 @@ impl Artifact {
     /// Signs the artifact's manifest, and writes the signature beside the artifact.
     ///
     /// # Errors
-    /// The signature cannot be made or written.
+    /// Returns an error if the signature cannot be made or written.
     pub fn sign(&mut self, key: &minisign::SecretKey) -> Result<()> {
         let signature = sign_manifest(&self.manifest, key)?;
         write_atomically(&signature_path(&self.path), signature.as_bytes(), &Attributes::with_mode(0o644))?;

@@ -174,8 +174,8 @@ fn read_link(link: &Path) -> Result<Option<PathBuf>> {
     }
 }
 
-/// Returns the hooks for a later switch from or to the kept service, whose release has no programs: hooks with a program
-/// of the release are left out.
+/// Returns the hooks for a later switch from or to the kept service, whose release has no programs: hooks with a
+/// program of the release are left out.
 fn absolute_hooks(hooks: &SwitchHooks) -> SwitchHooks {
     let keep = |hooks: &[Vec<String>]| {
         let is_of_system = |argv: &&Vec<String>| {

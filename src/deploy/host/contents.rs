@@ -116,7 +116,7 @@ pub(super) fn missing_texts(stored: &[StoredRelease], desired: &DesiredState) ->
 /// Returns all contents of a state that this host does not have.
 ///
 /// # Errors
-/// The service's folder cannot be read.
+/// Returns an error if the service's folder cannot be read.
 pub(super) fn missing_contents(layout: &ServiceLayout, desired: &DesiredState) -> Result<Vec<Digest>> {
     let (stored, _) = StoredRelease::list_all(layout)?;
     let files = missing_file_contents(&LocalContents::of_releases(&stored), desired);
@@ -130,7 +130,7 @@ pub(super) fn missing_contents(layout: &ServiceLayout, desired: &DesiredState) -
 /// Returns the number of bytes that a state needs on the disk in addition to those in use.
 ///
 /// # Errors
-/// The service's folder cannot be read.
+/// Returns an error if the service's folder cannot be read.
 pub(super) fn count_bytes_to_write(layout: &ServiceLayout, desired: &DesiredState) -> Result<u64> {
     let (stored, _) = StoredRelease::list_all(layout)?;
     let (local, texts) = (LocalContents::of_releases(&stored), missing_texts(&stored, desired));
@@ -168,7 +168,7 @@ impl<'a> ContentFetcher<'a> {
     /// Returns a content, and drops it from memory. Its bytes are not checked.
     ///
     /// # Errors
-    /// The controller does not send it.
+    /// Returns an error if the controller does not send it.
     pub fn take_content(&mut self, digest: &Digest, size: u64) -> Result<Vec<u8>> {
         self.request_next();
         let bytes = self.blobs.read_blob(digest)?;

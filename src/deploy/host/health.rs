@@ -208,7 +208,8 @@ fn run_probe(probe: &HealthProbe, place: &CommandContext<'_>, remaining: Duratio
     }
 }
 
-/// Sends one GET request; the status decides, and the body if it is to contain a text. Error messages have its beginning.
+/// Sends one GET request; the status decides, and the body if it is to contain a text. Error messages have its
+/// beginning.
 fn check_http(url: &str, wanted: u16, expected: Option<&str>, limit: Duration) -> Result<()> {
     let response = http::get(url, limit)?;
     if response.status == wanted {

@@ -16,7 +16,7 @@ pub(super) type OwnerIds = BTreeMap<FileOwner, (Uid, Gid)>;
 /// Returns the numbers of all owners of a release.
 ///
 /// # Errors
-/// The host has no such user or group.
+/// Returns an error if the host has no such user or group.
 pub(super) fn resolve_owners(manifest: &ReleaseManifest) -> Result<OwnerIds> {
     manifest.owners().into_iter().map(|owner| Ok((owner.clone(), resolve_owner(owner)?))).collect()
 }

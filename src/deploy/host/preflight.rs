@@ -30,8 +30,8 @@ pub(super) struct Preflight<'a> {
 }
 
 impl Preflight<'_> {
-    /// Returns the reasons for which this host cannot take the release: accounts, space and inodes, units, ports. Writes
-    /// nothing in the folders of the service and the system.
+    /// Returns the reasons for which this host cannot take the release: accounts, space and inodes, units, ports.
+    /// Writes nothing in the folders of the service and the system.
     pub fn find_problems(&self) -> Result<Vec<String>> {
         let manifest = &self.desired.manifest;
         let mut problems = find_missing_accounts(self.desired);

@@ -45,8 +45,8 @@ pub trait ServiceManager: Send + Sync {
     /// Returns whether the host has the program that [`Self::verify_units`] needs.
     fn can_verify_units(&self) -> bool;
 
-    /// Checks units, given with their texts, beside those of the host; returns the messages of the service manager. Empty
-    /// if it accepts them, or has no such check.
+    /// Checks units, given with their texts, beside those of the host; returns the messages of the service manager.
+    /// Empty if it accepts them, or has no such check.
     ///
     /// # Errors
     /// Returns an error if the check cannot be run.

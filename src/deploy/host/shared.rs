@@ -20,7 +20,7 @@ const FILE_MODE: u32 = 0o640;
 /// Returns the shared paths of a state as they are on this host.
 ///
 /// # Errors
-/// A path leads through a link that another user may have made, or the system fails.
+/// Returns an error if a path leads through a link that another user may have made, or the system fails.
 pub(super) fn observe_shared(layout: &ServiceLayout, desired: &DesiredState) -> Result<Vec<ObservedShared>> {
     let release = layout.release_dir(&desired.manifest.version);
     let observe = |shared: &SharedPath| {
@@ -35,7 +35,7 @@ pub(super) fn observe_shared(layout: &ServiceLayout, desired: &DesiredState) -> 
 /// user.
 ///
 /// # Errors
-/// There is no such user, a path is unsafe, or the system fails.
+/// Returns an error if there is no such user, a path is unsafe, or the system fails.
 pub(super) fn create_shared(layout: &ServiceLayout, config: &ServiceConfig) -> Result<()> {
     for shared in &config.shared {
         let path = layout.shared_dir().join(shared.path.as_str());
@@ -58,7 +58,7 @@ pub(super) fn create_shared(layout: &ServiceLayout, config: &ServiceConfig) -> R
 /// Puts the links to shared paths into a release that has no content there.
 ///
 /// # Errors
-/// A path is unsafe, a folder is in the place of a link, or the system fails.
+/// Returns an error if a path is unsafe, a folder is in the place of a link, or the system fails.
 pub(super) fn link_shared(release: &Path, shared_paths: &[SharedPath]) -> Result<()> {
     for shared in shared_paths.iter().filter(|shared| !is_linked(release, shared)) {
         let path = release.join(shared.path.as_str());

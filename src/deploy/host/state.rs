@@ -1,7 +1,7 @@
 //! The journal of a service on its host: what served, what is being switched to, what failed, what was run once.
 //!
-//! One small file, replaced as a whole. A switch is recorded in it from before its first change until it is confirmed or
-//! taken back, so the next run can tell a switch that was killed from one that never was.
+//! One small file, replaced as a whole. A switch is recorded in it from before its first change until it is confirmed
+//! or taken back, so the next run can tell a switch that was killed from one that never was.
 
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -1,8 +1,8 @@
 //! Makes a staged state the serving one, and returns by itself to the one before where it does not get healthy.
 //!
-//! journal → drain → configuration → units → link → restart → health → confirm → rotation. The run may be killed anywhere
-//! between the first and the last write of the journal: the next switch starts from what it finds, restarts, checks the
-//! health again, and returns the host into rotation.
+//! journal → drain → configuration → units → link → restart → health → confirm → rotation. The run may be killed
+//! anywhere between the first and the last write of the journal: the next switch starts from what it finds, restarts,
+//! checks the health again, and returns the host into rotation.
 
 use std::time::{Duration, Instant};
 
@@ -234,8 +234,8 @@ impl Switch<'_> {
         }
     }
 
-    /// Runs the hooks that return the host into rotation; returns why one failed. The journal records the success: until
-    /// then every run of a deploy tries again. A host in maintenance stays out of rotation.
+    /// Runs the hooks that return the host into rotation; returns why one failed. The journal records the success:
+    /// until then every run of a deploy tries again. A host in maintenance stays out of rotation.
     pub fn return_to_rotation(
         &self,
         state: &mut DeployState,

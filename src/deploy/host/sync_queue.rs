@@ -20,7 +20,7 @@ impl SyncQueue {
     /// Starts the thread.
     ///
     /// # Errors
-    /// The system has no thread left.
+    /// Returns an error if the system has no thread left.
     pub fn start() -> Result<Self> {
         let (sender, receiver) = sync_channel::<File>(MAX_WAITING_FILES);
         let sync_files = move || receiver.iter().try_for_each(|file| file.sync_all());
@@ -37,7 +37,7 @@ impl SyncQueue {
     /// Waits until all files are durable.
     ///
     /// # Errors
-    /// One of them is not.
+    /// Returns an error if a file cannot be made durable.
     pub fn finish(self) -> Result<()> {
         let Self { sender, thread } = self;
         drop(sender);

@@ -1,7 +1,7 @@
 //! Removes a service from a host: what dunlin put there, and nothing else.
 //!
-//! Units and configuration go before the releases that record them, and the state goes last: after a kill at any moment,
-//! the next run finds what is left.
+//! Units and configuration go before the releases that record them, and the state goes last: after a kill at any
+//! moment, the next run finds what is left.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -162,8 +162,8 @@ impl InstalledService {
     }
 }
 
-/// Returns the units and configuration that dunlin put on the host: those of the active release and of a switch that was
-/// not completed; before the first success those of all releases.
+/// Returns the units and configuration that dunlin put on the host: those of the active release and of a switch that
+/// was not completed; before the first success those of all releases.
 fn installed_configs(
     layout: &ServiceLayout,
     state: &DeployState,

@@ -5,8 +5,8 @@ use crate::http::Url;
 use crate::protocol::deploy::HealthProbe;
 
 impl Recipe {
-    /// Returns the TCP ports on which the service's units listen: those of the recipe, else the port of the health check
-    /// if it is on the host itself.
+    /// Returns the TCP ports on which the service's units listen: those of the recipe, else the port of the health
+    /// check if it is on the host itself.
     pub fn listen_ports(&self) -> Vec<u16> {
         let address = match &self.health.probe {
             Some(HealthProbe::Http { url, .. }) => Url::parse(url).map(|url| url.address),

@@ -111,7 +111,8 @@ async fn observe_host(
 /// Observes a connected host, compared with a release that it keeps.
 ///
 /// # Errors
-/// The host has no such release, serves none at all ([`DeployPlanError::Idle`]), or cannot read its state.
+/// Returns an error if the host has no such release, serves none at all ([`DeployPlanError::Idle`]), or cannot read its
+/// state.
 pub async fn observe_retained_release(
     fleet: &Fleet,
     session: Session,

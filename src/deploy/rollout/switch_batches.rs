@@ -127,8 +127,9 @@ impl Rollout<'_> {
         is_healthy
     }
 
-    /// Returns the hosts that this rollout switched to what they served before, the last batch first, also those that are
-    /// only out of rotation. A host that served nothing before is stopped; one whose service was adopted returns to that.
+    /// Returns the hosts that this rollout switched to what they served before, the last batch first, also those that
+    /// are only out of rotation. A host that served nothing before is stopped; one whose service was adopted returns to
+    /// that.
     pub(super) async fn return_fleet(&self, pending_hosts: &[&PlannedDeploy], outcome: &mut RolloutOutcome) {
         let is_switched = |host: &&PlannedDeploy| {
             let before = host.observation.confirmed.as_ref();

@@ -103,8 +103,8 @@ impl ReleaseLink {
         self.target.starts_with('/')
     }
 
-    /// Checks that the link stays inside its release. `..` may only be at the beginning of the target: behind the name of
-    /// another link it would go up from where that one leads.
+    /// Checks that the link stays inside its release. `..` may only be at the beginning of the target: behind the name
+    /// of another link it would go up from where that one leads.
     ///
     /// # Errors
     /// Returns the reason if it does not.
@@ -165,7 +165,8 @@ pub struct FileChunk {
 }
 
 impl ReleaseFile {
-    /// Returns digest and size in bytes of the contents that are sent for the file, in order: its chunks, else the file.
+    /// Returns digest and size in bytes of the contents that are sent for the file, in order: its chunks, else the
+    /// file.
     pub fn contents(&self) -> impl Iterator<Item = (&Digest, u64)> {
         let whole = self.chunks.is_empty().then_some((&self.sha256, self.size));
         self.chunks.iter().map(|chunk| (&chunk.sha256, chunk.size)).chain(whole)
@@ -181,7 +182,7 @@ impl ReleaseManifest {
     /// Returns the text of `manifest.json`, which is signed.
     ///
     /// # Errors
-    /// The manifest cannot be written as JSON.
+    /// Returns an error if the manifest cannot be written as JSON.
     pub fn to_json(&self) -> serde_json::Result<Vec<u8>> {
         let mut json = serde_json::to_vec_pretty(self)?;
         json.push(b'\n');

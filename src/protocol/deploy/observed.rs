@@ -32,8 +32,8 @@ pub struct ServiceObservation {
     pub agent_account: (String, String),
     /// Set if the host has no program that verifies units, so that a preflight finds no faults in them.
     pub lacks_unit_verification: bool,
-    /// Units of the asked-for state and the `current` link that were on the host before dunlin first deployed the service.
-    /// Empty after the first deploy.
+    /// Units of the asked-for state and the `current` link that were on the host before dunlin first deployed the
+    /// service. Empty after the first deploy.
     pub unmanaged_paths: Vec<PathBuf>,
     /// The units of the asked-for state, in its order.
     pub units: Vec<ObservedUnit>,
@@ -44,7 +44,8 @@ pub struct ServiceObservation {
     pub shared: Vec<ObservedShared>,
     /// Units and configuration that the state now serving has and the asked-for one has not: the switch removes them.
     pub leftover_files: Vec<LeftoverFile>,
-    /// Instances of template units that run or are enabled, and that the asked-for state has not: the switch stops them.
+    /// Instances of template units that run or are enabled, and that the asked-for state has not: the switch stops
+    /// them.
     #[serde(default)]
     pub leftover_instances: Vec<String>,
     /// Requested contents that the host has already; they are not sent.

@@ -89,8 +89,8 @@ pub struct FailoverRecord {
 pub struct PromoteReplica {
     /// Run and shard of the step.
     pub header: StepHeader,
-    /// The failover, from the lost primary to the replica. The other replicas leave the old primary before the new one is
-    /// opened.
+    /// The failover, from the lost primary to the replica. The other replicas leave the old primary before the new one
+    /// is opened.
     pub record: MoveRecord,
     /// Replication offset in the plan; a replica with a lower offset is not promoted.
     pub offset: u64,

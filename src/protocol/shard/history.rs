@@ -39,7 +39,8 @@ pub struct MoveState {
     pub recorded_at: String,
     /// True if it has ended, at the source or at the target.
     pub is_finished: bool,
-    /// True if the journal has a promotion of the target that was not rolled back: only then may it have accepted writes.
+    /// True if the journal has a promotion of the target that was not rolled back: only then may it have accepted
+    /// writes.
     #[serde(default)]
     pub promotion_started: bool,
     /// Set for a failover: the source is lost, and the record says whether the target may have been opened.

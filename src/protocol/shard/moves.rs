@@ -139,8 +139,8 @@ pub struct CopyResult {
     pub seconds: f64,
     /// The comparison.
     pub verification: VerifyResult,
-    /// Duration of the source's fork for the full sync, in microseconds: no client was served meanwhile. 0 without a full
-    /// sync.
+    /// Duration of the source's fork for the full sync, in microseconds: no client was served meanwhile. 0 without a
+    /// full sync.
     #[serde(default)]
     pub fork_us: u64,
 }
@@ -167,8 +167,8 @@ pub struct VerifyResult {
     /// Longest pause of writes for the comparison, in microseconds.
     #[serde(default)]
     pub longest_pause_us: u64,
-    /// Longest time until the source replied to a request of the comparison, in microseconds: an upper limit of the time
-    /// that other clients waited for it, outside of a pause.
+    /// Longest time until the source replied to a request of the comparison, in microseconds: an upper limit of the
+    /// time that other clients waited for it, outside of a pause.
     #[serde(default)]
     pub longest_wait_us: u64,
     /// Keys whose contents or times to live differ; at most 20 of each list are named.

@@ -98,7 +98,8 @@ pub struct ObservedInstance {
 }
 
 impl ObservedInstance {
-    /// Returns why acknowledged writes of this primary may not survive a crash, independent of moves; `None` if they do.
+    /// Returns why acknowledged writes of this primary may not survive a crash, independent of moves; `None` if they
+    /// do.
     pub fn durability_risk(&self) -> Option<&'static str> {
         match (self.durable, self.appendfsync.as_str()) {
             (false, _) => Some("the append-only file is off, or the last write to it failed; a restart loses writes"),

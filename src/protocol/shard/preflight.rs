@@ -15,8 +15,8 @@ pub struct PreflightRequest {
     pub spec: MoveSpec,
     /// Replicas that the source has by the map, without the target.
     pub source_replicas: Vec<InstanceAddress>,
-    /// Changes in the source's own files that its process has not read, such as `ACL user s017` or `databases`: the source's
-    /// host names them, and differences that they explain are no issues.
+    /// Changes in the source's own files that its process has not read, such as `ACL user s017` or `databases`: the
+    /// source's host names them, and differences that they explain are no issues.
     #[serde(default)]
     pub pending_changes: Vec<String>,
 }

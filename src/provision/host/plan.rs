@@ -78,7 +78,7 @@ struct StepReading {
 /// Plans a catalog. Contents that a diff needs are requested together.
 ///
 /// # Errors
-/// A step of an unknown type or shape, or a host that cannot be read; with the resource's name.
+/// Returns an error if a step has an unknown type or shape, or the host cannot be read; with the resource's name.
 pub fn plan_catalog(catalog: Catalog, blobs: &dyn BlobSource) -> Result<PreparedCatalog> {
     let digest_key = catalog.digest_key.clone();
     let key = digest_key.as_ref();
@@ -129,7 +129,8 @@ fn prepare_step(step: Wanted, key: Option<&DigestKey>) -> Result<PreparedStep> {
     Ok(PreparedStep { name: step.name, resource, notify: step.notify, secrets, desired })
 }
 
-/// Returns the digest that binds a plan to a value: under the key, since the value may have a secret that can be guessed.
+/// Returns the digest that binds a plan to a value: under the key, since the value may have a secret that can be
+/// guessed.
 fn fingerprint<T: Serialize>(key: Option<&DigestKey>, value: &T) -> Digest {
     key.map_or_else(|| digest_json(value), |key| key.authenticate_json(value))
 }

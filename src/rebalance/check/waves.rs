@@ -8,8 +8,8 @@ use super::{CheckedRule, PlanChecker, human_size};
 use crate::rebalance::plan::Role;
 
 impl PlanChecker<'_> {
-    /// Applies the waves in order. Checks that each copy is where the plan says, that targets have the memory, and that no
-    /// host gets two copies of a shard.
+    /// Applies the waves in order. Checks that each copy is where the plan says, that targets have the memory, and that
+    /// no host gets two copies of a shard.
     pub(super) fn replay_waves(&mut self) {
         let mut used = self.observed_bytes();
         let last = self.plan.moves.iter().map(|m| m.wave + 1).max().unwrap_or(0);

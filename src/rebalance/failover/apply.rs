@@ -34,7 +34,7 @@ pub struct FailoverOutcome {
 /// Promotes, frees and publishes. What failed for one shard does not hold up the others.
 ///
 /// # Errors
-/// The map cannot be read.
+/// Returns an error if the map cannot be read.
 pub async fn apply_failover(
     context: &RebalanceContext<'_>,
     plan: &FailoverPlan,
@@ -85,7 +85,7 @@ impl Promotion {
     /// Returns the placement of the shard after the failover.
     ///
     /// # Errors
-    /// There is no such shard.
+    /// Returns an error if there is no such shard.
     pub fn placement_after(&self) -> Result<ShardPlacement> {
         Ok(ShardPlacement { shard: self.shard, host: self.to.clone(), replicas: self.other_replicas.clone() })
     }
@@ -95,7 +95,7 @@ impl DegradedPrimary {
     /// Returns the placement of the shard after the failover.
     ///
     /// # Errors
-    /// There is no such shard.
+    /// Returns an error if there is no such shard.
     pub fn placement_after(&self) -> Result<ShardPlacement> {
         Ok(ShardPlacement { shard: self.shard, host: self.host.clone(), replicas: self.replicas.clone() })
     }
@@ -209,7 +209,8 @@ fn map_with_placement(map: &ShardMap, placement: &ShardPlacement) -> ShardMap {
 /// Stops an instance that the map does not know, and keeps its files.
 ///
 /// # Errors
-/// The shard's owner does not answer, or the host's journal knows a later map: nothing is stopped then.
+/// Returns an error if the shard's owner does not answer, or the host's journal knows a later map: nothing is stopped
+/// then.
 pub async fn archive_instance(
     context: &RebalanceContext<'_>,
     shard: ShardId,
@@ -234,7 +235,7 @@ pub enum FailoverResolution {
 /// epoch for all that went on. Returns how each of them ended, in their order.
 ///
 /// # Errors
-/// A consumer did not take the map.
+/// Returns an error if a consumer did not take the map.
 pub async fn resume_failovers(
     context: &RebalanceContext<'_>,
     states: &[&MoveState],

@@ -17,9 +17,9 @@ use crate::rebalance::replica::{self, ReplicaChange};
 /// Replicas that are created on one host at a time; as for moves.
 const MAX_CREATIONS_PER_HOST: usize = 2;
 
-/// Creates replicas: those of a shard one after the other, up to two at a time for each host, and up to `max_concurrent`
-/// if that is not 0. Each primary requires its replica once it has it. Returns the results in the order of the replicas;
-/// one that fails preflight is not started.
+/// Creates replicas: those of a shard one after the other, up to two at a time for each host, and up to
+/// `max_concurrent` if that is not 0. Each primary requires its replica once it has it. Returns the results in the
+/// order of the replicas; one that fails preflight is not started.
 pub async fn create_replicas(
     context: &RebalanceContext<'_>,
     replicas: &[ReplicaToCreate],

@@ -17,7 +17,7 @@ use crate::rebalance::{RebalanceContext, observe};
 /// Observes all shards from the hosts that answer. Primaries in the scope of the failover are probed from every host.
 ///
 /// # Errors
-/// A host that was connected does not answer.
+/// Returns an error if a host that was connected does not answer.
 pub async fn observe_cluster(
     context: &RebalanceContext<'_>,
     map: &ShardMap,

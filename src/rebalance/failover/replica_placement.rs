@@ -53,8 +53,8 @@ pub fn place_replicas(view: &ClusterView, plan: &mut FailoverPlan) {
     plan.unplaceable_replicas.sort_by_key(|shard| shard.shard);
 }
 
-/// Returns whether the primary certainly serves the shard. A primary that waits for a replica which the map does not name
-/// was handed over, or was about to be: with one more replica it would accept writes beside the new primary.
+/// Returns whether the primary certainly serves the shard. A primary that waits for a replica which the map does not
+/// name was handed over, or was about to be: with one more replica it would accept writes beside the new primary.
 fn is_served_by_primary(shard: &ShardView) -> bool {
     let probe = &shard.primary().probe;
     let waits_for_missing_replica =

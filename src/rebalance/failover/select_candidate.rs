@@ -4,8 +4,8 @@ use super::{CopyView, DataLossBound, FailoverBlocker, FailoverScope, MoveStage, 
 use crate::plan::format_count;
 use crate::protocol::shard::ReplicationRole;
 
-/// Maximum difference, in seconds, between the times since the copies of a host's shards last received data. Links to one
-/// host break together, but replicas notice it at different times, after `repl-timeout` at the latest.
+/// Maximum difference, in seconds, between the times since the copies of a host's shards last received data. Links to
+/// one host break together, but replicas notice it at different times, after `repl-timeout` at the latest.
 const MAX_SILENCE_SPREAD_S: u64 = 60;
 
 /// Reason why no candidate was selected.
@@ -99,8 +99,8 @@ pub fn select_candidate(
     }
 }
 
-/// Returns the blocker for a copy that does not answer and was not abandoned: its data and its clients are unknown. A replica may be
-/// ahead, and while it is attached to the old primary, that primary accepts writes.
+/// Returns the blocker for a copy that does not answer and was not abandoned: its data and its clients are unknown. A
+/// replica may be ahead, and while it is attached to the old primary, that primary accepts writes.
 pub fn unreachable_blocker(shard: &ShardView, copy: &CopyView) -> FailoverBlocker {
     let what = if copy.host == shard.primary().host { "primary" } else { "replica" };
     let reason = format!(

@@ -1,8 +1,8 @@
 //! The operator's choice, where recovery cannot decide which instance of a move has all writes.
 //!
-//! The choice is recorded in the target's journal first, and recovery changes nothing from then on. The other instance is
-//! stopped and its files archived before the chosen one is opened, so that at no time two instances accept writes, and no
-//! sync from the chosen one replaces the other's data.
+//! The choice is recorded in the target's journal first, and recovery changes nothing from then on. The other instance
+//! is stopped and its files archived before the chosen one is opened, so that at no time two instances accept writes,
+//! and no sync from the chosen one replaces the other's data.
 
 use std::time::{Duration, Instant};
 
@@ -32,8 +32,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Returns `Undecided` if recovery cannot decide the move and the operator may choose; changes nothing.
 ///
 /// # Errors
-/// Returns an error if the journal cannot be read or has another move, an instance does not answer, or the other instance
-/// was chosen before.
+/// Returns an error if the journal cannot be read or has another move, an instance does not answer, or the other
+/// instance was chosen before.
 pub fn assess_choice(choice: &InstanceChoice) -> Result<RecoveryResult> {
     let header = &choice.spec.header;
     let entries = journal::read_entries(&journal_path(&header.journal_dir, header.shard))?;

@@ -45,7 +45,7 @@ pub fn copy_shard(spec: &MoveSpec, blobs: &dyn BlobSource, sink: &dyn ProgressSi
 /// Runs the copy of a begun move: start, sync, verify, make durable.
 ///
 /// # Errors
-/// What stopped it.
+/// Returns an error if the copy was stopped, with the reason.
 pub fn build_replica(
     spec: &MoveSpec,
     journal: &mut MoveJournal,
@@ -120,7 +120,8 @@ fn sync_replica(
     Ok(target)
 }
 
-/// Lets the source begin a full sync at once and through the socket. Its file says the same where dunlin provisioned it.
+/// Lets the source begin a full sync at once and through the socket. Its file says the same where dunlin provisioned
+/// it.
 fn enable_diskless_sync(source: &mut RedisClient) -> Result<()> {
     for (name, value) in [("repl-diskless-sync", "yes"), ("repl-diskless-sync-delay", "0")] {
         if source.fetch_setting(name)? != value {

@@ -14,7 +14,7 @@ pub fn existing_data_dir(instance: &RedisShard) -> &Path {
 /// Returns the bytes that are free for the instance's data.
 ///
 /// # Errors
-/// The host does not report them.
+/// Returns an error if the host does not report them.
 pub fn free_bytes(instance: &RedisShard) -> Result<u64> {
     let directory = existing_data_dir(instance);
     let space =

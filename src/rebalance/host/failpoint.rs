@@ -1,9 +1,9 @@
 //! Failpoints: a test names a step of a move at which the process kills or stops itself.
 //!
-//! `DUNLIN_CRASH_AT=demote_source:before` kills (SIGKILL) once the step's intent is in the journal and nothing is done yet;
-//! `demote_source:last` after the last check, right before the step; `demote_source:after` once it is done and the result is not yet in
-//! the journal. `demote_source:after:stop` stops the process (SIGSTOP) instead, so that a test can kill a server meanwhile.
-//! A process does so once.
+//! `DUNLIN_CRASH_AT=demote_source:before` kills (SIGKILL) once the step's intent is in the journal and nothing is done
+//! yet; `demote_source:last` after the last check, right before the step; `demote_source:after` once it is done and the
+//! result is not yet in the journal. `demote_source:after:stop` stops the process (SIGSTOP) instead, so that a test can
+//! kill a server meanwhile. A process does so once.
 //!
 //! Only builds with the feature `failpoints` have them, which are those of tests (`Cargo.toml`): an agent that runs as
 //! root must not kill itself in the middle of a cutover because of a variable in its environment.

@@ -1,5 +1,5 @@
-//! State of an instance outside its keys: users, settings, scripts, subscribers. Replication does not copy it, so preflight
-//! compares it with the files of the target, and names each difference before the first write.
+//! State of an instance outside its keys: users, settings, scripts, subscribers. Replication does not copy it, so
+//! preflight compares it with the files of the target, and names each difference before the first write.
 
 use std::collections::BTreeMap;
 

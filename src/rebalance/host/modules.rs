@@ -9,7 +9,8 @@ use redis::Value;
 use super::redis_client::{RedisClient, redis_command};
 use crate::resources::redis_shard::conf::RedisConf;
 
-/// Modules that are part of a server: it loads them without a `loadmodule` line, and the check of the version covers them.
+/// Modules that are part of a server: it loads them without a `loadmodule` line, and the check of the version covers
+/// them.
 const BUILT_IN_MODULES: &[&str] = &["vectorset", "lua"];
 
 /// A module that a server has loaded.

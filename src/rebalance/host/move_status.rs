@@ -38,7 +38,7 @@ pub fn list_moves(request: &JournalQuery) -> Result<Vec<MoveState>> {
 /// Lists every move, oldest first.
 ///
 /// # Errors
-/// The folder or a journal could not be read.
+/// Returns an error if the folder or a journal could not be read.
 pub fn list_history(request: &JournalQuery) -> Result<Vec<MoveHistoryEntry>> {
     let mut moves = Vec::new();
     for (shard, entries) in read_journals(request)? {

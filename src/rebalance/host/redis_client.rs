@@ -77,7 +77,8 @@ impl RedisClient {
     /// Connects and logs in, over TLS if the credentials have a CA.
     ///
     /// # Errors
-    /// Nothing answers there, the CA did not sign the certificate for this address, or the password is not accepted; the error says which.
+    /// Returns an error if nothing answers there, the CA did not sign the certificate for this address, or the password
+    /// is not accepted; the error says which.
     pub fn open(address: &InstanceAddress, credentials: &Credentials) -> Result<Self> {
         let login = RedisConnectionInfo::default()
             .set_username(&credentials.user)
@@ -96,7 +97,7 @@ impl RedisClient {
     /// Connects as [`Self::open`], and retries until the time limit, because an instance that is starting answers late.
     ///
     /// # Errors
-    /// The last one.
+    /// Returns the error of the last attempt if the time limit has passed.
     pub fn open_with_retry(address: &InstanceAddress, credentials: &Credentials, timeout: Duration) -> Result<Self> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -118,7 +119,7 @@ impl RedisClient {
     /// Sends one command and waits for its answer.
     ///
     /// # Errors
-    /// The error of the server or the network, with command and address.
+    /// Returns an error if the server rejects the command or the connection fails, with command and address.
     pub fn query<T: FromRedisValue>(&mut self, cmd: &Cmd) -> Result<T> {
         self.sent_at = Instant::now();
         let answer = cmd.query(&mut self.connection);
@@ -126,8 +127,9 @@ impl RedisClient {
         answer.with_context(|| format!("{} at redis {}", command_name(cmd), self.address))
     }
 
-    /// Returns the longest time from a request to its first reply since the last call. A server executes all commands of
-    /// a request before it replies and before it serves other clients: they waited no longer than this for the request.
+    /// Returns the longest time from a request to its first reply since the last call. A server executes all commands
+    /// of a request before it replies and before it serves other clients: they waited no longer than this for the
+    /// request.
     pub fn take_longest_reply(&mut self) -> Duration {
         std::mem::take(&mut self.longest_reply)
     }
@@ -139,7 +141,7 @@ impl RedisClient {
     /// Sends a command of plain words.
     ///
     /// # Errors
-    /// As [`Self::query`].
+    /// Returns an error under the same conditions as [`Self::query`].
     pub fn run_command(&mut self, line: &[&str]) -> Result<Value> {
         self.query(&redis_command(line))
     }
@@ -147,7 +149,7 @@ impl RedisClient {
     /// Sends commands in one batch and returns all answers; errors are among them as [`Value::ServerError`].
     ///
     /// # Errors
-    /// The network.
+    /// Returns an error if the connection fails.
     pub fn run_batch(&mut self, cmds: &[Cmd]) -> Result<Vec<Value>> {
         self.send_commands(cmds)?;
         self.receive_answers(cmds.len())
@@ -156,7 +158,7 @@ impl RedisClient {
     /// Runs a batch at this instance and one at another at the same time; as [`Self::run_batch`].
     ///
     /// # Errors
-    /// The network.
+    /// Returns an error if the connection fails.
     pub fn run_batch_with(
         &mut self,
         cmds: &[Cmd],
@@ -171,7 +173,7 @@ impl RedisClient {
     /// Runs a batch as [`Self::run_batch`]; an error among the answers is returned as the error.
     ///
     /// # Errors
-    /// The first error.
+    /// Returns the first error of the server, or an error if the connection fails.
     pub fn run_all(&mut self, cmds: &[Cmd]) -> Result<Vec<Value>> {
         let answers = self.run_batch(cmds)?;
         for (cmd, answer) in cmds.iter().zip(&answers) {
@@ -183,7 +185,7 @@ impl RedisClient {
     /// Sends commands as one transaction and returns the answers of its `EXEC`.
     ///
     /// # Errors
-    /// The network, or the first error, also one inside.
+    /// Returns an error if the connection fails, or with the first error of the server, also inside of the transaction.
     pub fn run_transaction(&mut self, cmds: &[Cmd]) -> Result<Vec<Value>> {
         let all: Vec<Cmd> = std::iter::once(redis_command(&["MULTI"]))
             .chain(cmds.iter().cloned())
@@ -202,7 +204,7 @@ impl RedisClient {
     /// Runs the same batch at two instances at the same time; an error among the answers is returned as the error.
     ///
     /// # Errors
-    /// The network, or the first error.
+    /// Returns an error if a connection fails, or with the first error of a server.
     pub fn query_both(first: &mut Self, second: &mut Self, cmds: &[Cmd]) -> Result<(Vec<Value>, Vec<Value>)> {
         first.send_commands(cmds)?;
         second.send_commands(cmds)?;
@@ -212,7 +214,7 @@ impl RedisClient {
     /// Sends commands without waiting for the answers; [`Self::receive_replies`] must take them.
     ///
     /// # Errors
-    /// The network.
+    /// Returns an error if the connection fails.
     pub fn send_commands(&mut self, cmds: &[Cmd]) -> Result<()> {
         if cmds.is_empty() {
             return Ok(());
@@ -225,7 +227,7 @@ impl RedisClient {
     /// Takes the answers to commands that were sent.
     ///
     /// # Errors
-    /// The network, or the first error among them.
+    /// Returns an error if the connection fails, or with the first error among the replies.
     pub fn receive_replies(&mut self, cmds: &[Cmd]) -> Result<Vec<Value>> {
         let answers = self.receive_answers(cmds.len())?;
         for (cmd, answer) in cmds.iter().zip(&answers) {
@@ -262,7 +264,7 @@ impl RedisClient {
     /// Fetches a section of `INFO`.
     ///
     /// # Errors
-    /// As [`Self::query`].
+    /// Returns an error under the same conditions as [`Self::query`].
     pub fn fetch_info(&mut self, section: &str) -> Result<RedisInfo> {
         Ok(RedisInfo::parse(&self.query::<String>(&redis_command(&["INFO", section]))?))
     }
@@ -270,7 +272,7 @@ impl RedisClient {
     /// Fetches the value of a setting.
     ///
     /// # Errors
-    /// As [`Self::query`]; or there is no such setting.
+    /// Returns an error under the same conditions as [`Self::query`], or if there is no such setting.
     pub fn fetch_setting(&mut self, name: &str) -> Result<String> {
         let pair: Vec<String> = self.query(&redis_command(&["CONFIG", "GET", name]))?;
         pair.into_iter().nth(1).with_context(|| format!("redis {} has no setting {name}", self.address))
@@ -279,7 +281,7 @@ impl RedisClient {
     /// Fetches the role. The offset of a replica is the one that it has applied, also while its link is down.
     ///
     /// # Errors
-    /// As [`Self::query`].
+    /// Returns an error under the same conditions as [`Self::query`].
     pub fn fetch_role(&mut self) -> Result<ReplicationRole> {
         let info = self.fetch_info("replication")?;
         Ok(if info.text_field("role") == "master" {
@@ -302,7 +304,7 @@ impl RedisClient {
     /// Fetches the identity of the running process, which changes at each start.
     ///
     /// # Errors
-    /// As [`Self::query`].
+    /// Returns an error under the same conditions as [`Self::query`].
     pub fn fetch_run_id(&mut self) -> Result<String> {
         Ok(self.fetch_info("server")?.text_field("run_id").to_owned())
     }

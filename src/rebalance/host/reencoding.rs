@@ -13,8 +13,9 @@ const SAMPLED_KEYS: usize = 64;
 /// estimated from their size.
 const MAX_READ_MEMBERS: u64 = 4096;
 const MAX_READ_BYTES: u64 = 256 << 10;
-/// Bytes that a member needs outside of a listpack in addition to its own, as measured with redis-server 7.0: in a sorted set
-/// a skip list's node (24 bytes and 16 per level, 1.33 levels), a table's entry and its bucket; in a hash no node.
+/// Bytes that a member needs outside of a listpack in addition to its own, as measured with redis-server 7.0: in a
+/// sorted set a skip list's node (24 bytes and 16 per level, 1.33 levels), a table's entry and its bucket; in a hash no
+/// node.
 const SKIPLIST_BYTES_PER_MEMBER: u64 = 96;
 const TABLE_BYTES_PER_FIELD: u64 = 48;
 
@@ -35,7 +36,7 @@ struct ListpackLimits {
 /// Predicts the data set's size from the first keys of a scan.
 ///
 /// # Errors
-/// The source does not answer.
+/// Returns an error if the source does not answer.
 pub fn estimate_reencoding(source: &mut RedisClient, conf: &RedisConf) -> Result<ReencodingEstimate> {
     let now = source.fetch_info("memory")?.number_field("used_memory_dataset");
     let (_, keys): (String, Vec<Vec<u8>>) =

@@ -1,5 +1,5 @@
-//! `repl-timeout` during a copy. Redis compresses a string before it sends any of it to a replica, so that a long string
-//! looks like a dead link: both ends get a longer timeout in memory until the copy is complete.
+//! `repl-timeout` during a copy. Redis compresses a string before it sends any of it to a replica, so that a long
+//! string looks like a dead link: both ends get a longer timeout in memory until the copy is complete.
 
 use anyhow::{Context, Result};
 

@@ -1,5 +1,5 @@
-//! Builds a new replica, or one that replaces another: a copy as in a move, without a cutover. The primary serves all the
-//! time; only the verification may pause writes for some milliseconds, for keys that are written to continuously.
+//! Builds a new replica, or one that replaces another: a copy as in a move, without a cutover. The primary serves all
+//! the time; only the verification may pause writes for some milliseconds, for keys that are written to continuously.
 //!
 //! The replica is closed to readers until it is verified. Its journal stays unfinished until the map names the replica
 //! (`commit_replica`); until then `remove_replica` removes it.

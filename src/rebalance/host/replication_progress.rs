@@ -99,8 +99,8 @@ pub fn wait_until_caught_up(
     }
 }
 
-/// Checks, after a sync that failed, that this host's disk has space for the source's data: the target writes them there
-/// before it loads them. What the failed sync had written is deleted by now.
+/// Checks, after a sync that failed, that this host's disk has space for the source's data: the target writes them
+/// there before it loads them. What the failed sync had written is deleted by now.
 fn ensure_disk_holds_data(source: &mut RedisClient, spec: &MoveSpec) -> Result<()> {
     let instance = parse_instance(spec.header.shard, &spec.record.instance)?;
     let data_bytes = source.fetch_info("memory")?.number_field("used_memory_dataset");
@@ -121,21 +121,21 @@ fn is_linked(to: &RedisInfo) -> bool {
     to.text_field("master_link_status") == "up" && to.text_field("master_sync_in_progress") == "0"
 }
 
-/// May the target give up its link for a new one? Where the sync is over and only its first acknowledgement is missing, for
-/// which it takes up to a second, that is quicker: it connects again at once, and is online at once after a partial
+/// May the target give up its link for a new one? Where the sync is over and only its first acknowledgement is missing,
+/// for which it takes up to a second, that is quicker: it connects again at once, and is online at once after a partial
 /// resync. That is possible while the source's backlog goes back to where it is.
 fn can_reconnect(from: &RedisInfo, to: &RedisInfo) -> bool {
     is_linked(to) && can_resync_partially(from, to)
 }
 
-/// Asks all replicas to say now where they are, which they do by themselves once a second: a `WAIT` for more of them than
-/// there are sends `REPLCONF GETACK`. What it answers does not matter.
+/// Asks all replicas to say now where they are, which they do by themselves once a second: a `WAIT` for more of them
+/// than there are sends `REPLCONF GETACK`. What it answers does not matter.
 pub fn request_acks(source: &mut RedisClient) {
     source.run_command(&["WAIT", "1000", "1"]).ok();
 }
 
-/// Returns whether a replica that reconnects can continue with a partial resync. Half of the backlog is kept for writes in
-/// the meantime.
+/// Returns whether a replica that reconnects can continue with a partial resync. Half of the backlog is kept for writes
+/// in the meantime.
 pub fn can_resync_partially(from: &RedisInfo, to: &RedisInfo) -> bool {
     let behind = from.number_field("master_repl_offset").saturating_sub(to.number_field("slave_repl_offset"));
     let reaches = from.number_field("repl_backlog_first_byte_offset") <= to.number_field("slave_repl_offset") + 1;
@@ -174,7 +174,7 @@ fn recent_replica_fields(source: &RedisInfo) -> impl Iterator<Item = Vec<&str>> 
 /// Waits until the target's append-only file holds everything: on, no rewrite running or due, the last ones good.
 ///
 /// # Errors
-/// It is off or failing, or it takes longer than ten times `copy_stall_timeout_s`.
+/// Returns an error if the file is off or failing, or it takes longer than ten times `copy_stall_timeout_s`.
 pub fn wait_until_durable(target: &mut RedisClient, spec: &MoveSpec, sink: &dyn ProgressSink) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(spec.limits.copy_stall_timeout_s.max(1) * 10);
     let (mut last_write, mut last_rewrite) = (String::new(), String::new());

@@ -24,8 +24,8 @@ use crate::protocol::shard::{MoveSpec, ReplicationRole};
 
 /// Longest time to reach the source.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Bytes that pass at once: what a cap allows in a fiftieth of a second, within these bounds. A target that hears nothing for
-/// half a minute gives up.
+/// Bytes that pass at once: what a cap allows in a fiftieth of a second, within these bounds. A target that hears
+/// nothing for half a minute gives up.
 const CHUNK_BYTES_RANGE: (u64, u64) = (1 << 10, 64 << 10);
 /// Bounds of the kernel's receive buffer, which holds about a tenth of a second of the allowed rate.
 const RECV_BUFFER_RANGE: (u64, u64) = (64 << 10, 4 << 20);

@@ -93,8 +93,8 @@ fn ensure_unused(link: &mut RedisClient, request: &RetireInstance) -> Result<()>
     Ok(())
 }
 
-/// Returns the clients in a `CLIENT LIST` that would lose something if the instance stopped, as `address user activity`.
-/// Connections of dunlin, of replication, and idle ones of a pool would not.
+/// Returns the clients in a `CLIENT LIST` that would lose something if the instance stopped, as `address user
+/// activity`. Connections of dunlin, of replication, and idle ones of a pool would not.
 fn find_active_clients(list: &str, own_user: &str) -> Vec<String> {
     list.lines().filter_map(|line| describe_active_client(line, own_user)).collect()
 }

@@ -41,7 +41,7 @@ pub fn take_next_generation(folder: &Path, run: &str) -> Result<u64> {
 /// Checks that this generation is still the latest one.
 ///
 /// # Errors
-/// It is not: the run that has it is named.
+/// Returns an error if another run has a later generation; that run is named.
 pub fn check_generation(folder: &Path, generation: u64) -> Result<()> {
     let latest = read_latest_run(folder)?;
     if generation < latest.generation {

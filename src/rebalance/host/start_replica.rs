@@ -15,7 +15,7 @@ use crate::resources::{BlobSource, Content};
 /// Returns true if the instance's own file makes it a replica of the source, directly or through the proxy.
 ///
 /// # Errors
-/// The file could not be read.
+/// Returns an error if the file could not be read.
 pub fn is_copy(instance: &RedisShard, spec: &MoveSpec) -> Result<bool> {
     let configured_primary = instance.read_conf()?.and_then(|conf| conf.replica_of());
     Ok(configured_primary
@@ -26,7 +26,7 @@ pub fn is_copy(instance: &RedisShard, spec: &MoveSpec) -> Result<bool> {
 /// placeholder address: nothing is sent before somebody watches the copy, nor to one that crashes and starts again.
 ///
 /// # Errors
-/// Something else runs there, or what the system said.
+/// Returns an error if something else runs there, or the instance cannot be started.
 pub fn start_replica(instance: &RedisShard, spec: &MoveSpec, blobs: &dyn BlobSource) -> Result<()> {
     let primary_address = replication_proxy::placeholder_address(spec.header.shard);
     if is_copy(instance, spec)? {
@@ -46,7 +46,7 @@ pub fn start_replica(instance: &RedisShard, spec: &MoveSpec, blobs: &dyn BlobSou
 /// The users that are off while a copy is made: all that its ACL file is to let in, but for dunlin's and replication's.
 ///
 /// # Errors
-/// The contents are not there, or the ACL file is not valid.
+/// Returns an error if the contents are not there, or the ACL file is not valid.
 pub fn closed_users(instance: &RedisShard, spec: &MoveSpec, blobs: &dyn BlobSource) -> Result<Vec<String>> {
     let text = |content: &Content| {
         Ok::<_, anyhow::Error>(String::from_utf8_lossy(&blobs.read_blob(&content.digest)?).into_owned())

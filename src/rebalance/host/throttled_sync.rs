@@ -43,7 +43,7 @@ pub struct ThrottledSync<'a> {
 /// so that under limits fewer copies run at the same time. What is returned is to be kept until the copy was compared.
 ///
 /// # Errors
-/// The source did not become calm in time, or the run was cancelled: nothing was begun.
+/// Returns an error if the source did not become calm in time, or the run was cancelled: nothing was begun.
 pub fn acquire_permit<'t>(
     spec: &MoveSpec,
     start_lock: &'t Mutex<()>,
@@ -77,8 +77,9 @@ pub fn follows_source_directly(target: &mut RedisClient, spec: &MoveSpec) -> Res
     )
 }
 
-/// Lets the target follow the source directly until it has caught up, then writes the source to its file. One that restarts
-/// before that waits at the placeholder address: whoever still watches the copy, the source makes no full sync for it.
+/// Lets the target follow the source directly until it has caught up, then writes the source to its file. One that
+/// restarts before that waits at the placeholder address: whoever still watches the copy, the source makes no full sync
+/// for it.
 ///
 /// A sync that fails or is cancelled half way ends at the source too: it would begin a full sync again and again.
 ///
@@ -108,8 +109,8 @@ pub fn sync_directly(
     }
 }
 
-/// Ends a running full sync: the target's connection stays open without data, and the source's child process for it ends. A
-/// complete copy continues to follow.
+/// Ends a running full sync: the target's connection stays open without data, and the source's child process for it
+/// ends. A complete copy continues to follow.
 pub fn cancel_full_sync(target: &mut RedisClient, spec: &MoveSpec) -> Result<()> {
     match target.fetch_role()? {
         ReplicationRole::Replica { link_is_up: false, .. } => {
@@ -119,8 +120,8 @@ pub fn cancel_full_sync(target: &mut RedisClient, spec: &MoveSpec) -> Result<()>
     }
 }
 
-/// Lets the target follow an address. While an instance starts, it reports for a moment between two of its append-only files
-/// that it has loaded its data, and then still refuses the command.
+/// Lets the target follow an address. While an instance starts, it reports for a moment between two of its append-only
+/// files that it has loaded its data, and then still refuses the command.
 fn set_replica_of(target: &mut RedisClient, primary: &InstanceAddress) -> Result<()> {
     let deadline = Instant::now() + START_TIMEOUT;
     loop {
@@ -139,8 +140,8 @@ impl ThrottledSync<'_> {
     /// Transfers the full sync, and ends when the target follows the source directly.
     ///
     /// # Errors
-    /// No progress within `copy_stall_timeout_s`, stopped too often for the source's memory, or cancelled. The target then
-    /// waits, and the source has nothing to do with it any more.
+    /// Returns an error if the copy makes no progress within `copy_stall_timeout_s`, was stopped too often for the
+    /// source's memory, or is cancelled. The target then waits, and the source has nothing to do with it any more.
     pub fn run_sync(
         &self,
         source: &mut RedisClient,

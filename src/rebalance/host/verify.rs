@@ -45,7 +45,7 @@ enum CompareMethod {
 /// Compares again. The result for a running move decides whether it may be cut over.
 ///
 /// # Errors
-/// An instance does not answer, or the target does not follow the source.
+/// Returns an error if an instance does not answer, or the target does not follow the source.
 pub fn verify_copy(spec: &MoveSpec, sink: &dyn ProgressSink) -> Result<VerifyResult> {
     let mut journal = MoveJournal::open(&spec.header)?;
     let mut source = RedisClient::open(&spec.record.from, &spec.header.credentials)?;
@@ -158,7 +158,7 @@ fn candidates_from_files(
 /// Compares two instances, the second of which follows the first: the suspects, or all keys.
 ///
 /// # Errors
-/// An instance does not answer, or the run was cancelled.
+/// Returns an error if an instance does not answer, or the run was cancelled.
 fn compare_instances(
     source: &mut RedisClient,
     target: &mut RedisClient,

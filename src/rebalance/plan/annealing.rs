@@ -17,9 +17,9 @@ pub(crate) struct PenaltyWeights {
     pub moved: f64,
     /// Cost of a byte outside the ranges.
     pub outside: f64,
-    /// Factor by which `outside` rises after each temperature that ends outside the ranges, and falls after one that ends
-    /// within them: the walk stays near their edge (strategic oscillation, Glover, "Future paths for integer programming
-    /// and links to artificial intelligence", 1986). 1: `outside` is constant.
+    /// Factor by which `outside` rises after each temperature that ends outside the ranges, and falls after one that
+    /// ends within them: the walk stays near their edge (strategic oscillation, Glover, "Future paths for integer
+    /// programming and links to artificial intelligence", 1986). 1: `outside` is constant.
     pub growth: f64,
 }
 
@@ -250,8 +250,8 @@ impl<'m> Annealer<'m> {
         }
     }
 
-    /// Walks for the steps of the schedule; stops early once the best state is within its ranges and moves at most `goal`
-    /// bytes. Returns the part of the schedule that is left.
+    /// Walks for the steps of the schedule; stops early once the best state is within its ranges and moves at most
+    /// `goal` bytes. Returns the part of the schedule that is left.
     pub(crate) fn anneal(&mut self, mut schedule: CoolingSchedule, goal: i64) -> CoolingSchedule {
         if self.movable.is_empty() || self.receivers.is_empty() {
             return CoolingSchedule { steps: 0, ..schedule };

@@ -250,8 +250,8 @@ impl<'m> Lagrangian<'m> {
 }
 
 impl Multipliers {
-    /// Returns the bound in whole bytes. Floating point adds up some ten thousand terms; a byte in a million is more than that
-    /// can be wrong.
+    /// Returns the bound in whole bytes. Floating point adds up some ten thousand terms; a byte in a million is more
+    /// than that can be wrong.
     pub(crate) fn to_bytes(&self) -> i64 {
         (self.bound - 1e-6 * self.bound.abs()).floor() as i64
     }

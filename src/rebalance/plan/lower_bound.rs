@@ -1,8 +1,8 @@
 //! A lower bound on moved bytes by counting: each host alone, as if all others could give and receive without limit.
 //!
-//! A host over its range gives away at least some set of its items; a host below its range takes at least some set of the
-//! others'. A moved item leaves one host and reaches one, so the least such sets of all hosts may be added up, once for
-//! what leaves and once for what arrives.
+//! A host over its range gives away at least some set of its items; a host below its range takes at least some set of
+//! the others'. A moved item leaves one host and reaches one, so the least such sets of all hosts may be added up, once
+//! for what leaves and once for what arrives.
 
 use super::assignment::Assignment;
 use super::model::Model;

@@ -2,11 +2,11 @@
 //!
 //! It minimizes the bytes that move so that every host ends within the tolerance around its share. In reading order:
 //! `options` the request, `resource` the quantities of a load, `model` the request as integers, `assignment` copies on
-//! hosts and their loads, `lower_bound` and `lagrangian` the bounds that no plan can beat, `solver` the search (`greedy`,
-//! `annealing`, `local_search`, `neighborhood_search`, `multistart`, `relax_tolerance`, `move_limits`) within one
-//! `step_budget`, `selected_shards` the placement of shards that the operator names, `schedule` the order of moves,
-//! `build_plan` the result.
-//! Nothing here reads a clock, a file or an unseeded random number: the same input gives the same plan to the byte.
+//! hosts and their loads, `lower_bound` and `lagrangian` the bounds that no plan can beat, `solver` the search
+//! (`greedy`, `annealing`, `local_search`, `neighborhood_search`, `multistart`, `relax_tolerance`, `move_limits`)
+//! within one `step_budget`, `selected_shards` the placement of shards that the operator names, `schedule` the order of
+//! moves, `build_plan` the result. Nothing here reads a clock, a file or an unseeded random number: the same input
+//! gives the same plan to the byte.
 
 mod annealing;
 mod assignment;
@@ -46,7 +46,7 @@ use super::observation::Observation;
 /// If no placement within the tolerance is found, the plan is the closest found, and a note says so.
 ///
 /// # Errors
-/// The rule that no placement can keep, and the shards concerned.
+/// Returns the rule that no placement can keep, with the shards concerned.
 pub fn plan(observation: &Observation, options: &PlanOptions) -> Result<RebalancePlan, Infeasible> {
     infeasible::check_options(observation, options)?;
     let found = plan_with(observation, options);

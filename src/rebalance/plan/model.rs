@@ -151,8 +151,8 @@ impl<'a> Model<'a> {
         a == b || (self.separate_zones && self.hosts[a].zone.is_some() && self.hosts[a].zone == self.hosts[b].zone)
     }
 
-    /// Returns whether an item on a host keeps another copy of its shard off a host: the two clash, or would only have exchanged
-    /// hosts, for which neither can go first.
+    /// Returns whether an item on a host keeps another copy of its shard off a host: the two clash, or would only have
+    /// exchanged hosts, for which neither can go first.
     pub(crate) fn excludes(&self, item: usize, host: usize, sibling: usize, there: usize) -> bool {
         self.clashes(host, there) || (there == self.items[item].home && host == self.items[sibling].home)
     }

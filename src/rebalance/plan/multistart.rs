@@ -20,7 +20,8 @@ const WALK_STEPS: usize = 300;
 const WALK_STEPS_RANGE: (usize, usize) = (100_000, 640_000);
 /// A walk that begins at the best assignment has one in this many items elsewhere.
 const KICKED: usize = 10;
-/// Factors on the temperatures: a short walk begins at a low one; all end at a high one, as branch and bound does the rest.
+/// Factors on the temperatures: a short walk begins at a low one; all end at a high one, as branch and bound does the
+/// rest.
 const KICK_TEMPERATURES: [f64; 3] = [0.4, 0.2, 0.1];
 const END_TEMPERATURE: f64 = 5.0;
 /// A walk that moves more than the best by more than one part in this many is not improved further.

@@ -1,9 +1,10 @@
 //! Branch and bound over a few hosts and many of their items at a time, everything else fixed.
 //!
-//! It finds what annealing seldom does: several moves that are only good together, a primary and its replica among them.
-//! Each search is bounded by a number of nodes. A node is pruned if the chosen placements cost more, at the multipliers
-//! of [`super::lagrangian`], than any assignment that moves less than the current one can; or if the bytes moved so
-//! far, plus what hosts still lack or have too much beyond the choices that remain to them, are no improvement on it.
+//! It finds what annealing seldom does: several moves that are only good together, a primary and its replica among
+//! them. Each search is bounded by a number of nodes. A node is pruned if the chosen placements cost more, at the
+//! multipliers of [`super::lagrangian`], than any assignment that moves less than the current one can; or if the bytes
+//! moved so far, plus what hosts still lack or have too much beyond the choices that remain to them, are no improvement
+//! on it.
 
 use super::assignment::{Assignment, is_within};
 use super::lagrangian::{Lagrangian, Multipliers};

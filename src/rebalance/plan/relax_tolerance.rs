@@ -18,7 +18,8 @@ pub(crate) const ALLOWANCE: f64 = 0.002;
 
 /// Number of walks that lower the worst deviation, in turn from the best assignment and from the start.
 const WALKS: u64 = 8;
-/// Part of the worst deviation by which a walk tries to lower it next, and the least such step, as fractions of a share.
+/// Part of the worst deviation by which a walk tries to lower it next, and the least such step, as fractions of a
+/// share.
 const RATCHET_PART: f64 = 0.004;
 const RATCHET_STEP: f64 = 0.0002;
 
@@ -75,8 +76,8 @@ struct Ratchet<'a> {
 }
 
 impl Ratchet<'_> {
-    /// Walks until the schedule ends, and replaces `best` with each assignment that deviates less. Returns the steps that are
-    /// left.
+    /// Walks until the schedule ends, and replaces `best` with each assignment that deviates less. Returns the steps
+    /// that are left.
     fn walk(&self, mut cooling: CoolingSchedule, mut state: Assignment, best: &mut Assignment, seed: u64) -> usize {
         for round in 0u64.. {
             let worst = worst_deviation(self.model, self.requested, best);
@@ -182,8 +183,8 @@ fn widen_uniformly(model: &Model, state: &Assignment, requested: &[LoadRange]) -
     ranges
 }
 
-/// Returns whether a host is outside its range wherever other copies are: one of its copies, or those that cannot leave it, are
-/// too large already; or it is below its range and may not receive any.
+/// Returns whether a host is outside its range wherever other copies are: one of its copies, or those that cannot leave
+/// it, are too large already; or it is below its range and may not receive any.
 fn is_always_outside(
     model: &Model,
     state: &Assignment,

@@ -1,7 +1,7 @@
 //! The resources of a host, and one value for each of them.
 //!
-//! Every search step goes through [`HostResource::ALL`], so a new resource or a new limit per host needs no change there:
-//! `model` says how much of it a copy uses and a host may use. Its `match` expressions are exhaustive.
+//! Every search step goes through [`HostResource::ALL`], so a new resource or a new limit per host needs no change
+//! there: `model` says how much of it a copy uses and a host may use. Its `match` expressions are exhaustive.
 
 use std::ops::{Add, Index, IndexMut, Sub};
 
@@ -25,8 +25,8 @@ impl HostResource {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct PerResource<T>([T; HostResource::ALL.len()]);
 
-/// The load of a copy or a host, in units of each resource. Integers keep sums exact, so that an assignment's feasibility
-/// does not depend on the order in which it was reached.
+/// The load of a copy or a host, in units of each resource. Integers keep sums exact, so that an assignment's
+/// feasibility does not depend on the order in which it was reached.
 pub(crate) type Weight = PerResource<i64>;
 
 impl<T> PerResource<T> {

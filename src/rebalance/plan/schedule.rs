@@ -1,7 +1,7 @@
 //! The order of moves: waves that keep the concurrency limits of hosts and links and never exceed a host's memory.
 //!
-//! Longest first. All moves of a wave run concurrently; the memory at a source counts as free after its wave. Where moves
-//! block each other, one of them goes through an intermediate host.
+//! Longest first. All moves of a wave run concurrently; the memory at a source counts as free after its wave. Where
+//! moves block each other, one of them goes through an intermediate host.
 
 use std::cmp::Reverse;
 
@@ -161,7 +161,8 @@ impl Scheduler<'_> {
         self.model.observation.hosts[host].capacity_bytes as i64
     }
 
-    /// Returns whether no other copy is on the target host, or if `strict` in its zone, unless this move makes that no worse.
+    /// Returns whether no other copy is on the target host, or if `strict` in its zone, unless this move makes that no
+    /// worse.
     fn keeps_copies_apart(&self, step: &ScheduledMove, strict: bool) -> bool {
         self.model.items[step.item].siblings.iter().all(|sibling| {
             let other = self.now.host_of[*sibling];

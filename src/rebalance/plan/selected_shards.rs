@@ -16,7 +16,7 @@ use super::solver::Solution;
 /// Places the selected shards, the largest first.
 ///
 /// # Errors
-/// A selected shard does not exist or is pinned, or no host may receive it.
+/// Returns an error if a selected shard does not exist or is pinned, or no host may receive it.
 pub(crate) fn place_selected(model: &Model, options: &PlanOptions) -> Result<Solution, Infeasible> {
     let resource = match (&options.shards, options.balance) {
         (ShardSelection::Hottest(_), _) | (_, Balance::Ops) => Ops,

@@ -63,7 +63,7 @@ const CYCLE_PART: f64 = 0.25;
 /// Searches for the assignment.
 ///
 /// # Errors
-/// The hard rules (capacity, shards per host, zones, drain) cannot be kept.
+/// Returns an error if the hard rules (capacity, shards per host, zones, drain) cannot be kept.
 pub(crate) fn solve(model: &Model, options: &PlanOptions) -> Result<Solution, Infeasible> {
     let requested = model.load_ranges();
     let start = find_feasible(model, &requested, options.seed)?;

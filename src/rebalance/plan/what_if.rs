@@ -101,7 +101,7 @@ impl WhatIf {
     /// Applies all scenarios.
     ///
     /// # Errors
-    /// A scenario does not fit the fleet.
+    /// Returns an error if a scenario does not fit the fleet.
     pub fn apply(&self, observation: &Observation) -> Result<Simulated, WhatIfError> {
         let mut simulated = Simulated { observation: observation.clone(), notes: Vec::new(), lost: Vec::new() };
         for scenario in &self.0 {

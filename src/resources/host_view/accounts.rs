@@ -108,7 +108,7 @@ impl HostView {
     /// Returns a group.
     ///
     /// # Errors
-    /// The same as for users.
+    /// Returns an error if the accounts of the host cannot be read.
     pub fn group_state(&mut self, name: &str) -> Result<Option<GroupState>> {
         if let Some(expected) = self.predicted_groups.get(name) {
             return Ok(expected.clone());
@@ -119,7 +119,7 @@ impl HostView {
     /// Returns the users whose primary group this is, and those that have it as a supplementary group.
     ///
     /// # Errors
-    /// The same as for users.
+    /// Returns an error if the accounts of the host cannot be read.
     pub fn group_users(&mut self, group: &str) -> Result<(Vec<String>, Vec<String>)> {
         self.load_accounts()?;
         let real = self.accounts.iter().flat_map(|accounts| &accounts.users);

@@ -5,8 +5,8 @@ use serde_json::Value;
 use super::HostView;
 
 impl HostView {
-    /// Returns the predicted state of an object such as `postgres role app`: `Some(None)` if an earlier step removes it,
-    /// `None` if no earlier step changes it.
+    /// Returns the predicted state of an object such as `postgres role app`: `Some(None)` if an earlier step removes
+    /// it, `None` if no earlier step changes it.
     pub fn predicted_object(&self, name: &str) -> Option<Option<&Value>> {
         self.predicted_objects.get(name).map(Option::as_ref)
     }

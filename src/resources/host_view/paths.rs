@@ -218,8 +218,8 @@ impl PathOverlay {
     }
 }
 
-/// A walk over the entries below a directory, in no order. A user may have created millions of them, so that they are not
-/// listed in memory.
+/// A walk over the entries below a directory, in no order. A user may have created millions of them, so that they are
+/// not listed in memory.
 pub(super) struct EntryWalk {
     root: PathBuf,
     predicted: Vec<PathBuf>,

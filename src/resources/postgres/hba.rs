@@ -1,7 +1,7 @@
 //! `postgres_hba`: the rules for who may connect to a Postgres server (`pg_hba.conf`), loaded by the server.
 //!
-//! The step owns the whole file. A file that the server cannot read is put back. A second run is a no-op because the text
-//! is compared, and the time of the file with the time at which the server loaded its configuration.
+//! The step owns the whole file. A file that the server cannot read is put back. A second run is a no-op because the
+//! text is compared, and the time of the file with the time at which the server loaded its configuration.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -1,7 +1,7 @@
 //! `postgres_role`: a role of the Postgres server on the host, with its password and rights.
 //!
-//! Does not change: memberships, what the role owns, settings of the role. A removed role must own nothing. A second run
-//! is a no-op because attributes are compared by value, and the password with the verifier that the server stores.
+//! Does not change: memberships, what the role owns, settings of the role. A removed role must own nothing. A second
+//! run is a no-op because attributes are compared by value, and the password with the verifier that the server stores.
 
 use std::path::PathBuf;
 

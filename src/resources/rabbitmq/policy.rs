@@ -1,7 +1,7 @@
 //! `rabbitmq_policy`: a policy of RabbitMQ, which gives settings to queues and exchanges by name.
 //!
-//! Does not change: other policies; the one with the highest priority applies. A second run is a no-op because the policy
-//! is compared by value.
+//! Does not change: other policies; the one with the highest priority applies. A second run is a no-op because the
+//! policy is compared by value.
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};

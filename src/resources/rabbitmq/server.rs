@@ -20,8 +20,8 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 /// The longest name.
 const MAX_NAME_BYTES: usize = 255;
 
-/// Returns all that the server defines, as `rabbitmqctl export_definitions` has it. The server may not be there yet while
-/// earlier steps are pending. The answer is kept for later steps of the same plan.
+/// Returns all that the server defines, as `rabbitmqctl export_definitions` has it. The server may not be there yet
+/// while earlier steps are pending. The answer is kept for later steps of the same plan.
 ///
 /// # Errors
 /// Returns an error if the server does not answer and no earlier step can change that.
@@ -83,7 +83,8 @@ pub(super) fn run(args: &[&str]) -> Result<()> {
 /// # Errors
 /// Returns an error without the program's output if it fails.
 pub(super) fn run_with_password(args: &[&str], password: &str) -> Result<()> {
-    // no options: the wrapper of RabbitMQ 4 counts the arguments, and connects the input only without a password among them
+    // no options: the wrapper of RabbitMQ 4 counts the arguments, and connects the input only without a password among
+    // them
     let program = program_with(args).hide_output(&format!("rabbitmqctl {}", args.join(" ")));
     program.input(password.as_bytes().to_vec()).run().map(drop)
 }

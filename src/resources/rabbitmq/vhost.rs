@@ -1,6 +1,7 @@
 //! `rabbitmq_vhost`: a virtual host of RabbitMQ.
 //!
-//! Does not change: what is in it. A second run is a no-op because the step does nothing for a virtual host that is there.
+//! Does not change: what is in it. A second run is a no-op because the step does nothing for a virtual host that is
+//! there.
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};

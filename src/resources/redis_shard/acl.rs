@@ -79,8 +79,8 @@ impl AclFile {
         names.into_iter().filter_map(|name| what(name).map(|what| (name.clone(), what))).collect()
     }
 
-    /// Returns the passwords that users lack compared with the desired ones, as rules (`#sha256`). Only users that are on in
-    /// both, and need a password in both, are compared: a password more keeps none of their clients out.
+    /// Returns the passwords that users lack compared with the desired ones, as rules (`#sha256`). Only users that are
+    /// on in both, and need a password in both, are compared: a password more keeps none of their clients out.
     pub fn missing_passwords(&self, desired: &Self) -> Vec<(String, Vec<String>)> {
         let missing = |(name, user): (&String, &User)| {
             let rules = user.missing_passwords(desired.users.get(name)?);
@@ -111,7 +111,7 @@ impl AclFile {
 /// Refuses an ACL file with which a restart loses transactions. See [`AclFile::missing_replay_rights`].
 ///
 /// # Errors
-/// The line of the `default` user, with the rights that it lacks and the line to write; or a line that is not valid.
+/// Returns an error if the `default` user lacks rights, with its line and the line to write, or if a line is not valid.
 pub fn require_replay_rights(text: &str) -> Result<(), AclError> {
     let missing = AclFile::parse(text)?.missing_replay_rights();
     let line = line::find_user(text, DEFAULT_USER)?;

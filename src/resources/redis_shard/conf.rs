@@ -17,7 +17,8 @@ const RUNTIME_DIRECTIVES: &[&str] = &["replicaof", "min-replicas-to-write"];
 const SECRET_DIRECTIVES: &[&str] =
     &["masterauth", "requirepass", "rename-command", "tls-key-file-pass", "tls-client-key-file-pass", "user"];
 
-/// Directives that `CONFIG REWRITE` of Valkey 8.0 and later renames, and their names in Redis, which Valkey accepts too.
+/// Directives that `CONFIG REWRITE` of Valkey 8.0 and later renames, and their names in Redis, which Valkey accepts
+/// too.
 const VALKEY_NAMES: &[(&str, &str)] = &[("primaryauth", "masterauth"), ("primaryuser", "masteruser")];
 
 /// Returns the name of a directive in Redis.

@@ -17,8 +17,8 @@ const AUXILIARY_FIELD: u8 = 0xfa;
 /// Code of the end of a snapshot.
 const END_OF_FILE: u8 = 0xff;
 
-/// Returns whether the files in an instance's folder contain keys, functions, or anything that is not known. A file that
-/// cannot be read may contain some.
+/// Returns whether the files in an instance's folder contain keys, functions, or anything that is not known. A file
+/// that cannot be read may contain some.
 pub fn has_data(data_dir: &Path) -> bool {
     let entries = match fs::read_dir(data_dir) {
         Ok(entries) => entries,

@@ -50,7 +50,8 @@ impl RedisShard {
         AclFile::parse(&self.read_file(&path)?).with_context(|| path.display().to_string())
     }
 
-    /// Reads one of the instance's files, which its own user can replace: no other user's file may be read in its place.
+    /// Reads one of the instance's files, which its own user can replace: no other user's file may be read in its
+    /// place.
     ///
     /// # Errors
     /// Returns an error if the file is missing, or belongs to neither root nor that user.

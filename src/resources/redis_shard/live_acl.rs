@@ -6,8 +6,8 @@
 //! `ACL SETUSER` does it without a restart and without closing a connection; `ACL LOAD` would end those of all users
 //! that differ from the file.
 //!
-//! A primary with data is not restarted by provisioning. Its users get the passwords that are new in the file at once, beside
-//! the old ones, so that a client with either is let in until `dunlin shards restart` leaves the new ones alone.
+//! A primary with data is not restarted by provisioning. Its users get the passwords that are new in the file at once,
+//! beside the old ones, so that a client with either is let in until `dunlin shards restart` leaves the new ones alone.
 
 use std::time::Duration;
 
@@ -23,7 +23,8 @@ use crate::resources::{BlobSource, Content};
 
 /// The ACL user that may do everything.
 const ADMIN: &str = "dunlin";
-/// In the mark of a pending restart: the users in memory were not set, because the instance or the password was missing.
+/// In the mark of a pending restart: the users in memory were not set, because the instance or the password was
+/// missing.
 pub(super) const ACL_IN_MEMORY: &str = "ACL users in memory";
 /// Longest time to connect, and to wait for the answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -73,8 +74,8 @@ impl RedisShard {
                 || observed.serves_data && (observed.is_live_acl_pending || is_changed()))
     }
 
-    /// Gives the `default` user of a running instance the rules of the new ACL file if it lacks rights, and the other users
-    /// the passwords that they lack. Returns whether the `default` user was set.
+    /// Gives the `default` user of a running instance the rules of the new ACL file if it lacks rights, and the other
+    /// users the passwords that they lack. Returns whether the `default` user was set.
     ///
     /// # Errors
     /// Returns an error if the connection to the instance fails or the instance rejects the rules.
@@ -148,8 +149,8 @@ impl RedisShard {
     }
 }
 
-/// Returns the rules of the `default` user. Without a line of its own, it has all rights after a restart; until then it gets
-/// no more than those.
+/// Returns the rules of the `default` user. Without a line of its own, it has all rights after a restart; until then it
+/// gets no more than those.
 fn default_user_rules(new: &str) -> Result<Vec<String>> {
     Ok(match acl::rules_of(new, DEFAULT_USER)? {
         Some(rules) => std::iter::once("reset".to_owned()).chain(rules).collect(),

@@ -35,8 +35,8 @@ impl RedisShard {
     /// Turns users on or off in the ACL file, durably.
     ///
     /// # Errors
-    /// The file could not be read or written, is not valid, or does not define one of the users; it is not changed
-    /// then.
+    /// Returns an error if the file could not be read or written, is not valid, or does not define one of the users; it
+    /// is not changed then.
     pub fn set_users_enabled(&self, users: &[String], on: bool) -> Result<()> {
         let switch = |text: String, user: &String| acl::switch_user(&text, user, on);
         self.edit_file(&self.acl_path(), |text| {

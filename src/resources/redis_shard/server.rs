@@ -11,8 +11,8 @@ use crate::process::Program;
 /// Names of the programs, as their packages install them. A process shows its program's name in its title.
 pub const SERVER_PROGRAMS: [&str; 2] = ["redis-server", "valkey-server"];
 
-/// The last version of Redis whose data Valkey reads: Valkey continues Redis 7.2, and rejects the newer snapshot formats
-/// of Redis 7.4 and later.
+/// The last version of Redis whose data Valkey reads: Valkey continues Redis 7.2, and rejects the newer snapshot
+/// formats of Redis 7.4 and later.
 const LAST_REDIS_FOR_VALKEY: [u32; 2] = [7, 2];
 
 named_enum! {
@@ -64,8 +64,8 @@ impl ServerVersion {
         Ok(Self { product, numbers: numbers.with_context(|| format!("\"{}\" contains no version", text.trim()))? })
     }
 
-    /// Returns the reason why a server of this version on a move's target host cannot take over from `source`; `None` if
-    /// it can.
+    /// Returns the reason why a server of this version on a move's target host cannot take over from `source`; `None`
+    /// if it can.
     pub fn explain_incompatible(&self, source: &Self) -> Option<String> {
         match (source.product, self.product) {
             (from, to) if from == to => (self.numbers < source.numbers).then(|| {

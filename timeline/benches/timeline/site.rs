@@ -153,8 +153,8 @@ impl Site {
         self.api.closed_loop(calls, 16).await
     }
 
-    /// Posts tweets of authors with many followers until there are so many deliveries, faster than they can be made; returns
-    /// the deliveries per second while there was a backlog.
+    /// Posts tweets of authors with many followers until there are so many deliveries, faster than they can be made;
+    /// returns the deliveries per second while there was a backlog.
     pub async fn delivery_rate(&self, deliveries: i64) -> f64 {
         let top = "select id, followers_count from users order by followers_count desc limit 100";
         let authors: Vec<(i64, i64)> = self.postgres.sql(&self.database, top).lines().map(pair).collect();

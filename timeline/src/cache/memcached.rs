@@ -1,5 +1,5 @@
-//! A shared memcached, on one or more servers. It is only a cache: while a server does not answer, its entries are missing,
-//! and nothing fails.
+//! A shared memcached, on one or more servers. It is only a cache: while a server does not answer, its entries are
+//! missing, and nothing fails.
 
 use std::{
     collections::HashMap,
@@ -14,8 +14,8 @@ use async_memcached::{AsciiProtocol as _, Client, Error, Status, Value};
 use futures_util::future::{BoxFuture, join_all};
 use tokio::time::timeout;
 
-/// Time that a read may take. The alternative is one query by primary key, so a slow cache must cost about as much as that
-/// and no more: Postgres returns 50 tweets in 2 ms and 500 in 6 ms (medians, on a busy host).
+/// Time that a read may take. The alternative is one query by primary key, so a slow cache must cost about as much as
+/// that and no more: Postgres returns 50 tweets in 2 ms and 500 in 6 ms (medians, on a busy host).
 const READ_LIMIT: Duration = Duration::from_millis(20);
 /// Time that a change may take. It has no alternative: other processes read the old value until it expires.
 const CHANGE_LIMIT: Duration = Duration::from_millis(150);

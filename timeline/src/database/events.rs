@@ -70,7 +70,7 @@ impl Database {
     /// Claims up to `limit` of the oldest events for `lease`, and returns them in the order of their ids.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn claim_events(&self, limit: usize, lease: Duration) -> Result<Vec<Event>, DbError> {
         let rows = self.query(sql::CLAIM_EVENTS, &[&(limit as i64), &lease.as_secs_f64()]).await?;
         let mut events: Vec<Event> = rows
@@ -84,7 +84,7 @@ impl Database {
     /// Removes events that were published or applied.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn delete_events(&self, ids: &[Id]) -> Result<(), DbError> {
         self.execute(sql::DELETE_EVENTS, &[&ids]).await.map(drop)
     }
@@ -92,7 +92,7 @@ impl Database {
     /// Returns the age of the oldest event in seconds; 0 where the outbox is empty.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn oldest_event_age(&self) -> Result<f64, DbError> {
         Ok(self.query(sql::OLDEST_EVENT, &[]).await?.first().map_or(0.0, |row| row.get(0)))
     }
@@ -101,7 +101,7 @@ impl Database {
     /// users whose counters were changed.
     ///
     /// # Errors
-    /// The database does not answer; nothing was applied, or all of it.
+    /// Returns an error if the database does not answer; nothing was applied, or all of it.
     pub async fn apply_counters(
         &self,
         events: &[CounterEvent],
@@ -117,7 +117,7 @@ impl Database {
     /// followers and followees true; tweets are counted in the other database.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn counter_errors(&self, after: Id, limit: usize) -> Result<Vec<CounterError>, DbError> {
         let rows = self.query(sql::TRUE_COUNTERS, &[&after, &(limit as i64)]).await?;
         let error = |row: &Row| {
@@ -135,7 +135,7 @@ impl Database {
     /// Counts the tweets of some authors; those without any are missing.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn count_tweets(&self, authors: &[Id]) -> Result<BTreeMap<Id, i64>, DbError> {
         let rows = self.query(sql::TRUE_TWEETS, &[&authors]).await?;
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
@@ -144,7 +144,7 @@ impl Database {
     /// Adds to the counters of one user.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn add_to_counters(&self, user: Id, change: CounterChange) -> Result<(), DbError> {
         let CounterChange { followers, following, tweets } = change;
         let (users, followers, following, tweets) = (vec![user], vec![followers], vec![following], vec![tweets]);
@@ -154,7 +154,7 @@ impl Database {
     /// Forgets events with ids below `first`; returns their number.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn prune_applied_events(&self, first: Id) -> Result<u64, DbError> {
         self.execute(sql::PRUNE_EVENTS, &[&first]).await
     }

@@ -22,7 +22,7 @@ impl Database {
     /// Adds messages: queue, text and delay in seconds of each.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn enqueue(&self, queues: &[&str], payloads: &[String], delays: &[f64]) -> Result<(), DbError> {
         self.execute(sql::ENQUEUE, &[&queues, &payloads, &delays]).await.map(drop)
     }
@@ -30,7 +30,7 @@ impl Database {
     /// Takes up to `max` messages and hides them for `lease`.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn dequeue(&self, queue: &str, max: usize, lease: Duration) -> Result<Vec<QueueRow>, DbError> {
         let rows = self.query(sql::DEQUEUE, &[&queue, &(max as i64), &lease.as_secs_f64()]).await?;
         let row = |row: &tokio_postgres::Row| QueueRow { id: row.get(0), payload: row.get(1), attempts: row.get(2) };
@@ -40,7 +40,7 @@ impl Database {
     /// Removes messages.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn acknowledge(&self, queue: &str, ids: &[i64]) -> Result<(), DbError> {
         self.execute(sql::ACK, &[&queue, &ids]).await.map(drop)
     }
@@ -48,7 +48,7 @@ impl Database {
     /// Makes messages visible again.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn release(&self, queue: &str, ids: &[i64]) -> Result<(), DbError> {
         self.execute(sql::RELEASE, &[&queue, &ids]).await.map(drop)
     }
@@ -56,7 +56,7 @@ impl Database {
     /// Moves messages to another queue.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn move_messages(&self, queue: &str, ids: &[i64], to: &str) -> Result<(), DbError> {
         self.execute(sql::MOVE, &[&queue, &ids, &to]).await.map(drop)
     }
@@ -64,7 +64,7 @@ impl Database {
     /// Counts the messages of a queue, up to 100,000.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn queue_depth(&self, queue: &str) -> Result<u64, DbError> {
         let rows = self.query(sql::DEPTH, &[&queue, &DEPTH_LIMIT]).await?;
         Ok(rows.first().map_or(0, |row| u64::try_from(row.get::<_, i64>(0)).unwrap_or(0)))

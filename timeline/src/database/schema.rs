@@ -113,8 +113,8 @@ impl Part {
 /// the first one that waits for it wait as well. Returns the version that was reached.
 ///
 /// # Errors
-/// The database does not answer, a statement fails (nothing of that migration remains), or the schema is newer than
-/// this binary.
+/// Returns an error if the database does not answer, a statement fails (nothing of that migration remains), or the
+/// schema is newer than this binary.
 pub async fn migrate(client: &mut Client, part: Part, contract: bool) -> anyhow::Result<i32> {
     let transaction = client.transaction().await?;
     transaction.execute("select pg_advisory_xact_lock($1)", &[&LOCK]).await?;
@@ -157,7 +157,7 @@ async fn apply_migration(transaction: &Transaction<'_>, part: Part, migration: &
 /// Returns the version of a part.
 ///
 /// # Errors
-/// The database does not answer, has no schema, or has one that this binary does not work with.
+/// Returns an error if the database does not answer, has no schema, or has one that this binary does not work with.
 pub async fn check_version(client: &Client, part: Part) -> anyhow::Result<i32> {
     let exists = client.query_one("select to_regclass('schema_version') is not null", &[]).await?;
     let version = match exists.get::<_, bool>(0) {

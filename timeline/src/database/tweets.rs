@@ -55,7 +55,7 @@ impl Database {
     /// Adds a tweet with its event.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn post(&self, author: Id, body: &str, request_id: &str) -> Result<Id, DbError> {
         let rows = self.query(sql::INSERT_TWEET, &[&author, &body, &request_id]).await?;
         Ok(rows.first().map_or(0, |row| row.get(0)))
@@ -64,7 +64,7 @@ impl Database {
     /// Adds a tweet with its event, unless `key` was used before: then the outcome is that of the first request.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn post_once(
         &self,
         author: Id,
@@ -88,7 +88,7 @@ impl Database {
     /// Marks a tweet as deleted and adds its event; `false` where it was deleted already or is another author's.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn delete_tweet(&self, id: Id, author: Id, request_id: &str) -> Result<bool, DbError> {
         Ok(!self.query(sql::DELETE_TWEET, &[&id, &author, &request_id]).await?.is_empty())
     }
@@ -96,7 +96,7 @@ impl Database {
     /// Returns the author of a tweet, also of a deleted one.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn tweet_author(&self, id: Id) -> Result<Option<Id>, DbError> {
         Ok(self.query(sql::TWEET_AUTHOR, &[&id]).await?.first().map(|row| row.get(0)))
     }
@@ -104,7 +104,7 @@ impl Database {
     /// Reads tweets by id, in no particular order; deleted ones are missing.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn tweets(&self, ids: &[Id]) -> Result<Vec<Tweet>, DbError> {
         let rows = self.query(sql::TWEETS_BY_ID, &[&ids]).await?;
         Ok(rows.iter().map(|row| Tweet { id: row.get(0), author_id: row.get(1), body: row.get(2) }).collect())
@@ -113,7 +113,7 @@ impl Database {
     /// Lists those of some tweets that are deleted.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn deleted_among(&self, ids: &[Id]) -> Result<Vec<Id>, DbError> {
         let rows = self.query(sql::DELETED_AMONG, &[&ids]).await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
@@ -122,7 +122,7 @@ impl Database {
     /// Lists an author's tweets.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn author_page(&self, author: Id, range: Range) -> Result<Vec<Id>, DbError> {
         let limit = range.limit as i64;
         let rows = self.query(sql::AUTHOR_PAGE, &[&author, &range.max_id, &range.since_id, &limit]).await?;
@@ -132,7 +132,7 @@ impl Database {
     /// Lists the tweets of some authors as (author, id), the newest first, up to `per_author` of each.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn authors_page(
         &self,
         authors: &[Id],
@@ -149,7 +149,7 @@ impl Database {
     /// Lists the tweets of all authors.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn public_page(&self, range: Range) -> Result<Vec<Id>, DbError> {
         let rows = self.query(sql::PUBLIC_PAGE, &[&range.max_id, &range.since_id, &(range.limit as i64)]).await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
@@ -158,7 +158,7 @@ impl Database {
     /// Forgets idempotency keys older than `age`; returns their number.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn prune_keys(&self, age: Duration) -> Result<u64, DbError> {
         self.execute(sql::PRUNE_KEYS, &[&age.as_secs_f64()]).await
     }

@@ -57,7 +57,7 @@ impl Database {
     /// Adds a user and returns the id.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn create_user(&self, name: &str) -> Result<Id, DbError> {
         let rows = self.query(sql::INSERT_USER, &[&name]).await?;
         Ok(rows.first().map_or(0, |row| row.get(0)))
@@ -66,7 +66,7 @@ impl Database {
     /// Reads users by id, in no particular order; those that do not exist are missing.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn profiles(&self, ids: &[Id]) -> Result<Vec<Profile>, DbError> {
         let rows = self.query(sql::USERS_BY_ID, &[&ids]).await?;
         Ok(rows.iter().map(profile).collect())
@@ -75,7 +75,7 @@ impl Database {
     /// Reads users with ids up to `max_id` and above `since_id`, the newest first.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn profiles_page(&self, range: super::Range) -> Result<Vec<Profile>, DbError> {
         let limit = range.limit as i64;
         let rows = self.query(sql::USERS_PAGE, &[&range.max_id, &range.since_id, &limit]).await?;
@@ -85,7 +85,7 @@ impl Database {
     /// Adds an edge and its event; `false` where it was there already.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn follow(&self, follower: Id, followee: Id, payload: &str) -> Result<bool, DbError> {
         Ok(self.execute(sql::INSERT_FOLLOW, &[&followee, &follower, &payload]).await? > 0)
     }
@@ -93,7 +93,7 @@ impl Database {
     /// Removes an edge and adds its event; `false` where it was not there.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn unfollow(&self, follower: Id, followee: Id, payload: &str) -> Result<bool, DbError> {
         Ok(self.execute(sql::DELETE_FOLLOW, &[&followee, &follower, &payload]).await? > 0)
     }
@@ -101,7 +101,7 @@ impl Database {
     /// Tells whether `follower` follows `followee`.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn is_following(&self, follower: Id, followee: Id) -> Result<bool, DbError> {
         Ok(!self.query(sql::FOLLOW_EXISTS, &[&followee, &follower]).await?.is_empty())
     }
@@ -109,7 +109,7 @@ impl Database {
     /// Lists the users whom a user follows.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn followees(&self, follower: Id) -> Result<Vec<Id>, DbError> {
         let rows = self.query(sql::FOLLOWEES, &[&follower]).await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
@@ -118,7 +118,7 @@ impl Database {
     /// Lists those of some authors whom a user follows.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn followees_among(&self, follower: Id, authors: &[Id]) -> Result<Vec<Id>, DbError> {
         let rows = self.query(sql::FOLLOWEES_AMONG, &[&follower, &authors]).await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
@@ -127,7 +127,7 @@ impl Database {
     /// Finds, for each author, the next `limit` followers after a given id.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn follower_chunks(&self, after: &[(Id, Id)], limit: usize) -> Result<Vec<FollowerChunk>, DbError> {
         let (authors, cursors): (Vec<Id>, Vec<Id>) = after.iter().copied().unzip();
         let rows = self.query(sql::FOLLOWER_CHUNKS, &[&authors, &cursors, &(limit as i64)]).await?;
@@ -141,7 +141,7 @@ impl Database {
     /// Lists the followers of each range, in the order of the ranges.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn followers(&self, ranges: &[FollowerRange]) -> Result<Vec<Vec<Id>>, DbError> {
         let column = |of: fn(&FollowerRange) -> Id| ranges.iter().map(of).collect::<Vec<Id>>();
         let (authors, first, last) =
@@ -160,7 +160,7 @@ impl Database {
     /// Lists the authors whose tweets are merged on read.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn flagged_authors(&self, grace: std::time::Duration) -> Result<Vec<FlaggedAuthor>, DbError> {
         let rows = self.query(sql::FLAGGED_AUTHORS, &[&grace.as_secs_f64()]).await?;
         let flagged = |row: &tokio_postgres::Row| FlaggedAuthor {
@@ -174,7 +174,7 @@ impl Database {
     /// Ends the merging of an author on read, where the tweets are pushed.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn delete_flag(&self, author: Id) -> Result<(), DbError> {
         self.execute(sql::DELETE_FLAG, &[&author]).await.map(drop)
     }

@@ -1,5 +1,5 @@
-//! Timelines in Redis: a sorted set `tl:<uid>` per user, member = the entry's id, score = −id. The only place that knows
-//! those keys.
+//! Timelines in Redis: a sorted set `tl:<uid>` per user, member = the entry's id, score = −id. The only place that
+//! knows those keys.
 //!
 //! With negative scores the newest entry has the lowest rank: that is the cheap end of a listpack to insert at.
 
@@ -15,7 +15,8 @@ pub const CAP: usize = 1000;
 /// The largest id: scores are doubles, which are exact up to 53 bits.
 pub const MAX_ID: u64 = (1 << 53) - 1;
 
-/// Adds and trims in one step, so that no reader and no crash finds more than the cap. Doing it twice is the same as once.
+/// Adds and trims in one step, so that no reader and no crash finds more than the cap. Doing it twice is the same as
+/// once.
 const PUSH: &str = "redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2]) \
                     return redis.call('ZREMRANGEBYRANK', KEYS[1], ARGV[3], -1)";
 

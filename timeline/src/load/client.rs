@@ -77,7 +77,7 @@ impl Client {
     /// Sends a request until it succeeds or [`PATIENCE`] is over, and reads the JSON in the response.
     ///
     /// # Errors
-    /// The service refused the request, did not answer in time, or its response is of another form.
+    /// Returns an error if the service refused the request, did not answer in time, or its response is of another form.
     pub(super) async fn fetch<T: DeserializeOwned>(&mut self, call: &Call) -> anyhow::Result<T> {
         let body = self.send_until_done(call).await?;
         serde_json::from_slice(&body).with_context(|| format!("the response to {}", call.path))
@@ -86,7 +86,7 @@ impl Client {
     /// Sends a request until it succeeds or [`PATIENCE`] is over.
     ///
     /// # Errors
-    /// The service refused the request or did not answer in time.
+    /// Returns an error if the service refused the request or did not answer in time.
     pub(super) async fn send_until_done(&mut self, call: &Call) -> anyhow::Result<Bytes> {
         let end = Instant::now() + PATIENCE;
         loop {

@@ -58,11 +58,11 @@ struct Stored {
     from_database: u64,
 }
 
-/// Reads the timelines of all users of a graph and compares them with the file of acknowledgements. Deliveries can still
-/// be in the queue: home timelines are read again for up to `wait`.
+/// Reads the timelines of all users of a graph and compares them with the file of acknowledgements. Deliveries can
+/// still be in the queue: home timelines are read again for up to `wait`.
 ///
 /// # Errors
-/// The file or a timeline cannot be read.
+/// Returns an error if the file or a timeline cannot be read.
 pub async fn verify_tweets(
     bases: Vec<Base>,
     graph: &Graph,

@@ -43,7 +43,7 @@ impl Graph {
     /// Reads a graph from a file.
     ///
     /// # Errors
-    /// The file cannot be read or is of another form.
+    /// Returns an error if the file cannot be read or is of another form.
     pub fn load(path: &Path) -> anyhow::Result<Graph> {
         let text = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
         serde_json::from_slice(&text).with_context(|| format!("{}: not a graph", path.display()))
@@ -52,7 +52,7 @@ impl Graph {
     /// Writes the graph to a new file that only its owner reads, as it holds tokens.
     ///
     /// # Errors
-    /// The file exists or cannot be written.
+    /// Returns an error if the file exists or cannot be written.
     pub fn save(&self, path: &Path) -> anyhow::Result<()> {
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
         let mut file = file.with_context(|| format!("creating {}", path.display()))?;
@@ -70,11 +70,11 @@ impl Graph {
     }
 }
 
-/// Creates `users` users, lets each follow `follows` others, and reads every home timeline once: posts are delivered only
-/// to timelines that are in Redis.
+/// Creates `users` users, lets each follow `follows` others, and reads every home timeline once: posts are delivered
+/// only to timelines that are in Redis.
 ///
 /// # Errors
-/// More follows than other users, or the service refuses a request.
+/// Returns an error if there are more follows than other users, or the service refuses a request.
 pub async fn create_graph(bases: Vec<Base>, registrar: &str, users: usize, follows: usize) -> anyhow::Result<Graph> {
     ensure!(users > follows, "a user can follow at most {} of {users} users", users.saturating_sub(1));
     let created = create_users(&bases, registrar, users).await?;

@@ -1,8 +1,8 @@
 //! The queue in RabbitMQ: durable quorum queues, publisher confirms, a delivery limit, dead letters.
 //!
-//! A supervisor owns the connection: it connects, declares the queues, and connects again when the connection breaks. The
-//! client library's own recovery is not used. Deliveries of an earlier connection cannot be settled any more; the broker
-//! delivers them again.
+//! A supervisor owns the connection: it connects, declares the queues, and connects again when the connection breaks.
+//! The client library's own recovery is not used. Deliveries of an earlier connection cannot be settled any more; the
+//! broker delivers them again.
 
 use std::{
     collections::HashMap,
@@ -42,8 +42,8 @@ const STABLE_SESSION: Duration = Duration::from_secs(10);
 /// Number of messages of a queue that this process holds without having settled them.
 const PREFETCH: u16 = 512;
 const PERSISTENT: u8 = 2;
-/// Number of times that a dead letter is delivered: each replay that leaves it there counts. Versions before 4 do not accept
-/// "no limit".
+/// Number of times that a dead letter is delivered: each replay that leaves it there counts. Versions before 4 do not
+/// accept "no limit".
 const DEAD_DELIVERY_LIMIT: i64 = 1_000_000_000;
 
 /// The queue.
@@ -70,8 +70,8 @@ struct RabbitSession {
 }
 
 impl RabbitQueue {
-    /// Starts the supervisor. `url` is `amqp://user:password@host:port/vhost`; all names begin with `prefix` and a dot. To
-    /// be called inside a tokio runtime; the supervisor ends with the value.
+    /// Starts the supervisor. `url` is `amqp://user:password@host:port/vhost`; all names begin with `prefix` and a dot.
+    /// To be called inside a tokio runtime; the supervisor ends with the value.
     pub fn start(url: String, prefix: String) -> RabbitQueue {
         let inner = Arc::new(RabbitState { url, prefix, session: RwLock::new(None) });
         tokio::spawn(supervise(Arc::downgrade(&inner)));
@@ -282,8 +282,8 @@ async fn take(consumer: &mut Consumer, max: usize, end: Instant) -> Result<Vec<D
     Ok(deliveries)
 }
 
-/// A delivery that the broker waits to hear about. Dropped without a settlement (its task was aborted, or has panicked), it
-/// goes back to its queue; otherwise it would be stuck until the connection ends.
+/// A delivery that the broker waits to hear about. Dropped without a settlement (its task was aborted, or has
+/// panicked), it goes back to its queue; otherwise it would be stuck until the connection ends.
 #[derive(Debug)]
 pub struct Unsettled {
     acker: Acker,

@@ -32,7 +32,7 @@ impl Timelines {
     /// Reads a page of the tweets of those whom a user follows.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn home_page(&self, user: Id, range: Range) -> Result<Page, SharedDbError> {
         self.page(Timeline::Home(user), range).await
     }
@@ -40,7 +40,7 @@ impl Timelines {
     /// Reads a page of an author's tweets.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn author_page(&self, author: Id, range: Range) -> Result<Page, SharedDbError> {
         self.page(Timeline::Author(author), range).await
     }
@@ -48,7 +48,7 @@ impl Timelines {
     /// Reads a page of everybody's tweets.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns an error if the database does not answer.
     pub async fn public_page(&self, range: Range) -> Result<Page, SharedDbError> {
         if range != Range::newest(range.limit) {
             return self.page(Timeline::Public, range).await;
@@ -130,8 +130,8 @@ impl Timelines {
         Ok(Ids { ids, source: Source::Db })
     }
 
-    /// Reads a page from the database because a shard does not answer. Requests for the same page at the same time share one
-    /// read.
+    /// Reads a page from the database because a shard does not answer. Requests for the same page at the same time
+    /// share one read.
     async fn fallback_page(&self, list: List, range: Range) -> Result<Vec<Id>, SharedDbError> {
         let load = async {
             let _slot = self.inner.fallback_slots.acquire().await;

@@ -34,7 +34,8 @@ impl Timelines {
     /// Builds a list and returns the database's entries. An existing list is built again only if requested.
     ///
     /// # Errors
-    /// The database does not answer. A shard that does not answer is none: the result is only not stored then.
+    /// Returns an error if the database does not answer. A shard that does not answer is none: the result is only not
+    /// stored then.
     pub async fn rebuild(&self, list: List, reason: RebuildReason) -> Result<Arc<Snapshot>, SharedDbError> {
         let Some(lists) = self.lists() else { return Ok(Arc::new(self.snapshot(list, PULL_CAP).await?)) };
         let entry = self.inner.rebuilds.entry(list).or_try_insert_with(self.build(lists, list, reason)).await.map_err(

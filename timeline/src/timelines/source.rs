@@ -66,8 +66,9 @@ impl Timelines {
 
     /// Reads up to a number of rows per followee: who follows many gets a higher floor instead of many rows.
     ///
-    /// The follows are looked at before and after the tweets. An unfollow that commits before the second look may have been
-    /// handled already, without the tweets that the author posted since; one that commits later is handled with them.
+    /// The follows are looked at before and after the tweets. An unfollow that commits before the second look may have
+    /// been handled already, without the tweets that the author posted since; one that commits later is handled with
+    /// them.
     async fn home_snapshot(&self, user: Id, cap: usize) -> Result<Snapshot, SharedDbError> {
         let mut followees = self.databases().users.followees(user).await?;
         let flagged = self.flagged_authors().await?;

@@ -45,8 +45,8 @@ pub(super) async fn consume(worker: Worker, queue: QueueName, max: usize, mut st
     }
 }
 
-/// Handles a batch. If a database refuses the data of a message, the batch is halved until that message is alone; then it is
-/// a dead letter.
+/// Handles a batch. If a database refuses the data of a message, the batch is halved until that message is alone; then
+/// it is a dead letter.
 async fn handle(
     worker: &Worker,
     queue: QueueName,

@@ -1,8 +1,8 @@
 //! Changes the timelines of followers.
 //!
-//! The followers are read again after the change: the timelines of users who unfollowed in between are corrected,
-//! and a tweet that was deleted in between is removed from all. So order does not matter: a deletion or an unfollow that commits after
-//! the second look has a message of its own, which is handled after it.
+//! The followers are read again after the change: the timelines of users who unfollowed in between are corrected, and a
+//! tweet that was deleted in between is removed from all. So order does not matter: a deletion or an unfollow that
+//! commits after the second look has a message of its own, which is handled after it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,5 @@
-//! Brings a timeline into line with whether an author is followed now: merges the author's tweets in, or filters them out.
+//! Brings a timeline into line with whether an author is followed now: merges the author's tweets in, or filters them
+//! out.
 //!
 //! The state in the database decides, not the message; so follows and unfollows can be handled in any order.
 
@@ -37,8 +38,8 @@ pub(super) async fn align_list(
     let cap = lists.options().cap;
     let mut is_following = databases.users.is_following(follower, followee).await?;
     for _ in 0..MAX_ROUNDS {
-        // One more than a timeline holds: if the author has more tweets than these, the timeline gets full, and its floor
-        // rises above those that were not read.
+        // One more than a timeline holds: if the author has more tweets than these, the timeline gets full, and its
+        // floor rises above those that were not read.
         let ids = databases.tweets.author_page(followee, Range::newest(cap + 1)).await?;
         let mut result = Ok(());
         if is_following {

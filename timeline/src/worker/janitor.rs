@@ -45,8 +45,8 @@ pub async fn run(timelines: Timelines, worker: Option<Worker>, mut stop: watch::
 struct OutboxAges(BTreeMap<i16, (f64, Instant)>);
 
 impl OutboxAges {
-    /// Returns the age of the oldest event of all databases; `None` if none has ever answered. In one that does not answer,
-    /// events get older: an event can have been committed right after the last answer.
+    /// Returns the age of the oldest event of all databases; `None` if none has ever answered. In one that does not
+    /// answer, events get older: an event can have been committed right after the last answer.
     fn oldest(&self, now: Instant) -> Option<f64> {
         self.0.values().map(|(age, read_at)| age + (now - *read_at).as_secs_f64()).reduce(f64::max)
     }

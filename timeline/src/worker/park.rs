@@ -15,12 +15,12 @@ use crate::{
 
 /// After this many times, work is parked for longer.
 const LONG_AFTER: u32 = 5;
-/// After this many times (two minutes), for a minute: each attempt reads the followers again, and the parked work of other
-/// shards waits behind it.
+/// After this many times (two minutes), for a minute: each attempt reads the followers again, and the parked work of
+/// other shards waits behind it.
 const MINUTE_AFTER: u32 = 17;
 
-/// The messages that this process has parked and that have not come back, by shard. The numbers of all processes add up to
-/// those of the queues.
+/// The messages that this process has parked and that have not come back, by shard. The numbers of all processes add up
+/// to those of the queues.
 #[derive(Debug, Default)]
 pub(super) struct ParkedMessages {
     /// Time at which each message comes back; what fails again is then parked again.

@@ -16,8 +16,8 @@ use crate::{
 const CHUNKS_PER_STEP: usize = 50;
 /// Interval between reads of the depth of the bulk queue while it is too long.
 const DEPTH_INTERVAL: Duration = Duration::from_millis(200);
-/// Number of these intervals that a plan waits before it goes to the end of its queue: a delivery that is held for longer
-/// would be delivered to another worker as well.
+/// Number of these intervals that a plan waits before it goes to the end of its queue: a delivery that is held for
+/// longer would be delivered to another worker as well.
 const DEPTH_WAITS: usize = 10;
 
 /// Plans tweets: puts them into the lists of author and public, and publishes deliveries.
@@ -32,7 +32,8 @@ pub(super) async fn plan(worker: &Worker, plans: &[(&Message, Plan)]) -> Result<
     tokio::try_join!(index(worker, &indexes), publish_deliveries(worker, plans)).map(drop)
 }
 
-/// Divides the followers into ranges and publishes a delivery for each; authors with many followers go to the bulk queue.
+/// Divides the followers into ranges and publishes a delivery for each; authors with many followers go to the bulk
+/// queue.
 async fn publish_deliveries(worker: &Worker, plans: &[(&Message, Plan)]) -> Result<(), WorkError> {
     let flagged = worker.timelines.flagged_authors().await?;
     let is_pulled =
@@ -68,8 +69,8 @@ async fn publish_deliveries(worker: &Worker, plans: &[(&Message, Plan)]) -> Resu
     publish_bulk_plans(worker, bulk).await
 }
 
-/// Hands plans to the bulk lane. Those that its queue has no room for are parked: they must not hold up the other plans of
-/// their batch, nor have these published again.
+/// Hands plans to the bulk lane. Those that its queue has no room for are parked: they must not hold up the other plans
+/// of their batch, nor have these published again.
 pub(super) async fn publish_bulk_plans(worker: &Worker, plans: Vec<(&Message, Plan)>) -> Result<(), WorkError> {
     let mut parked = Vec::new();
     for (message, plan) in plans {
@@ -93,8 +94,8 @@ async fn wait_for_bulk_lane(worker: &Worker) -> Result<bool, WorkError> {
     Ok(false)
 }
 
-/// Plans the next step of tweets of authors with many followers. While the bulk lane is deep, plans go to the end of their
-/// queue unchanged.
+/// Plans the next step of tweets of authors with many followers. While the bulk lane is deep, plans go to the end of
+/// their queue unchanged.
 pub(super) async fn plan_bulk(worker: &Worker, plans: &[(&Message, Plan)]) -> Result<(), WorkError> {
     if !wait_for_bulk_lane(worker).await? {
         return publish_bulk_plans(worker, plans.to_vec()).await;

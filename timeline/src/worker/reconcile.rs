@@ -29,8 +29,8 @@ pub struct ReconcileSummary {
     pub users: u64,
     /// Users with a wrong counter.
     pub wrong_counters: u64,
-    /// Events that change counters may still wait, in an outbox, the queue or the dead letters. Counters are not corrected
-    /// then: the event would count twice.
+    /// Events that change counters may still wait, in an outbox, the queue or the dead letters. Counters are not
+    /// corrected then: the event would count twice.
     pub counters_are_late: bool,
     /// Timelines that are in Redis.
     pub timelines: u64,
@@ -44,11 +44,11 @@ pub struct ReconcileSummary {
     pub flags_cleared: u64,
 }
 
-/// Compares counters and timelines with the database; with `fix`, corrects them. What is on its way is no mistake: counters
-/// are looked at twice, and not corrected while events wait. `queue` is `None` in pull mode.
+/// Compares counters and timelines with the database; with `fix`, corrects them. What is on its way is no mistake:
+/// counters are looked at twice, and not corrected while events wait. `queue` is `None` in pull mode.
 ///
 /// # Errors
-/// A database does not answer.
+/// Returns an error if a database does not answer.
 pub async fn reconcile(
     timelines: &Timelines,
     queue: Option<&dyn Queue>,
@@ -92,8 +92,8 @@ pub async fn reconcile(
     Ok(summary)
 }
 
-/// Checks whether events that are older than the first look at the counters can still change them. A queue that is used is
-/// seldom empty for long, so it is looked at several times.
+/// Checks whether events that are older than the first look at the counters can still change them. A queue that is used
+/// is seldom empty for long, so it is looked at several times.
 async fn counters_are_late(timelines: &Timelines, queue: Option<&dyn Queue>) -> Result<bool, WorkError> {
     for (_, database) in timelines.databases().outboxes() {
         if database.oldest_event_age().await? > SETTLE.as_secs_f64() / 2.0 {
@@ -120,7 +120,7 @@ async fn counters_are_late(timelines: &Timelines, queue: Option<&dyn Queue>) -> 
 /// Builds the timelines of all users on a shard, at most `rate` per second. Returns their number.
 ///
 /// # Errors
-/// A database does not answer.
+/// Returns an error if a database does not answer.
 pub async fn rebuild_shard(timelines: &Timelines, shard: u16, rate: f64) -> Result<u64, WorkError> {
     let Some(lists) = timelines.lists() else { return Ok(0) };
     let start = Instant::now();
@@ -215,8 +215,8 @@ async fn clear_flags(timelines: &Timelines) -> Result<u64, WorkError> {
 
 /// Adds the tweets of an author to the timelines of a range of followers; `false` if a shard does not answer.
 ///
-/// The followers are read again after the change: an unfollow that commits in between may have been handled before it, and a
-/// deletion as well. What commits later has a message of its own, which is handled after the change.
+/// The followers are read again after the change: an unfollow that commits in between may have been handled before it,
+/// and a deletion as well. What commits later has a message of its own, which is handled after the change.
 async fn merge_into_followers(timelines: &Timelines, lists: &Lists, range: FollowerRange) -> Result<bool, WorkError> {
     let databases = timelines.databases();
     let followers = databases.users.followers(&[range]).await?.concat();

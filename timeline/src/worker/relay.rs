@@ -1,5 +1,5 @@
-//! The outbox relay: publishes events that were committed, and removes them once the queue has them. In pull mode there is
-//! no queue; the counters are applied directly.
+//! The outbox relay: publishes events that were committed, and removes them once the queue has them. In pull mode there
+//! is no queue; the counters are applied directly.
 
 use std::{sync::Arc, time::Duration};
 

@@ -26,11 +26,11 @@ pub struct ReplaySummary {
     pub unreadable: u64,
 }
 
-/// Publishes up to `limit` dead letters again. Those that cannot be read go to the end of their queue, so that others are
-/// not behind them for ever.
+/// Publishes up to `limit` dead letters again. Those that cannot be read go to the end of their queue, so that others
+/// are not behind them for ever.
 ///
 /// # Errors
-/// The queue does not answer. What was published and not removed yet is published twice.
+/// Returns an error if the queue does not answer. What was published and not removed yet is published twice.
 pub async fn replay(queue: &dyn Queue, limit: u64) -> Result<ReplaySummary, QueueError> {
     wait_until_connected(queue).await?;
     let mut summary = ReplaySummary::default();

@@ -1,5 +1,5 @@
-//! Programs that are killed where it hurts: the API between its commit and its response, the worker between its write to
-//! Redis and its acknowledgement.
+//! Programs that are killed where it hurts: the API between its commit and its response, the worker between its write
+//! to Redis and its acknowledgement.
 
 use std::{sync::Arc, time::Duration};
 
@@ -131,8 +131,8 @@ async fn a_worker_that_is_killed_after_its_write_to_redis_delivers_once() {
     assert_eq!(status, 201, "{tweet}");
     let tweet: Value = serde_json::from_str(&tweet).expect("JSON");
     let id = tweet["id"].as_i64().expect("an id");
-    // the worker asks whether the tweet was deleted after it has written a list, and waits here; the timeline of the reader is
-    // another task, which may have got as far
+    // the worker asks whether the tweet was deleted after it has written a list, and waits here; the timeline of the
+    // reader is another task, which may have got as far
     let (client, connection) =
         tokio_postgres::connect(&killable.url, tokio_postgres::NoTls).await.expect("Postgres accepts");
     let driver = tokio::spawn(connection);

@@ -130,8 +130,8 @@ async fn one_frozen_shard_does_not_hold_up_the_others() {
     let p99 = |lags: &[Duration]| lags[lags.len() * 99 / 100];
     let (before, beside) = (p99(&before), p99(&lags));
     println!("push lag p99 {before:?}, beside a frozen shard {beside:?}, max {:?}", lags[lags.len() - 1]);
-    // a delivery that waits for the frozen shard comes when that one goes on; other programs run on this machine, so that
-    // the figure itself is printed and not a limit
+    // a delivery that waits for the frozen shard comes when that one goes on; other programs run on this machine, so
+    // that the figure itself is printed and not a limit
     assert!(beside < before + FROZEN_FOR / 4, "push lag p99 {beside:?}, before {before:?}");
     for read in reads {
         let page = read.await.expect("no panic").expect("the database answers");
@@ -189,8 +189,8 @@ async fn outages_of_servers_lose_nothing() {
         memcached.kill();
     }
     change_at_random(&service, &users, 31, 20).await;
-    // the queue is down: posts go on. Not before its queues exist: one that is being created when RabbitMQ is killed never
-    // gets a leader (3.10; docs/runbooks/queue-deep.md)
+    // the queue is down: posts go on. Not before its queues exist: one that is being created when RabbitMQ is killed
+    // never gets a leader (3.10; docs/runbooks/queue-deep.md)
     service.settle().await;
     change_at_random(&service, &users, 36, 20).await;
     let rabbit = service.rabbit.clone().expect("RabbitMQ");

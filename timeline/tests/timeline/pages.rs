@@ -1,4 +1,5 @@
-//! Pages are exact, nothing is lost, nothing is doubled: while everything changes, and in whatever order it is delivered.
+//! Pages are exact, nothing is lost, nothing is doubled: while everything changes, and in whatever order it is
+//! delivered.
 
 use std::{
     sync::{
@@ -79,7 +80,8 @@ impl Queue for Chaos {
     }
 }
 
-/// Small limits, so that few users and tweets reach all of them: the cap, several ranges, the bulk lane, merging on read.
+/// Small limits, so that few users and tweets reach all of them: the cap, several ranges, the bulk lane, merging on
+/// read.
 pub fn small_limits() -> Limits {
     Limits {
         lists: ListOptions { cap: 20, ..ListOptions::default() },
@@ -112,8 +114,8 @@ pub async fn change_at_random(service: &Service, users: &[i64], seed: u64, chang
     }
 }
 
-/// Compares everything with the database. RabbitMQ can report a queue as empty that is not, so what differs is looked at
-/// again for a while; an entry that is lost does not come back by itself.
+/// Compares everything with the database. RabbitMQ can report a queue as empty that is not, so what differs is looked
+/// at again for a while; an entry that is lost does not come back by itself.
 pub async fn check_all(service: &Service, users: &[i64], limit: usize) {
     service.settle().await;
     let end = Instant::now() + Duration::from_secs(30);

@@ -20,8 +20,8 @@ use crate::{
 
 const LEASE: Duration = Duration::from_millis(100);
 
-/// Takes a message again and again, each time with a connection that ends before it is settled, as that of a worker that is
-/// killed; then with one that settles the message behind it.
+/// Takes a message again and again, each time with a connection that ends before it is settled, as that of a worker
+/// that is killed; then with one that settles the message behind it.
 async fn a_message_that_is_never_settled_is_a_dead_letter(open: impl Fn() -> Arc<dyn Queue>) {
     let queue = open();
     until("the queue answers", async || queue.ping().await.is_ok()).await;

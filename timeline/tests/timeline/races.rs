@@ -1,5 +1,5 @@
-//! What falls between two looks of the worker: unfollows during rebuilds and merges, events during a reconciliation, queues
-//! without room.
+//! What falls between two looks of the worker: unfollows during rebuilds and merges, events during a reconciliation,
+//! queues without room.
 
 use std::{
     collections::BTreeSet,

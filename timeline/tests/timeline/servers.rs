@@ -21,8 +21,8 @@ use crate::redis_server::free_port;
 
 const START_LIMIT: Duration = Duration::from_secs(120);
 
-/// A child that is killed with the value, and with the process: the kernel kills it when the thread ends that has started
-/// it, and that thread lives as long as the process.
+/// A child that is killed with the value, and with the process: the kernel kills it when the thread ends that has
+/// started it, and that thread lives as long as the process.
 pub struct Process(Child);
 
 impl Process {

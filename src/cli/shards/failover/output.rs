@@ -16,7 +16,7 @@ impl ShardsContext<'_> {
     /// Prints the hosts that do not answer.
     ///
     /// # Errors
-    /// A shard host answers but refuses the login: it is not dead.
+    /// Returns an error if a shard host answers but refuses the login: it is not dead.
     pub fn report_unreachable_hosts(&self, unreachable: &[(String, ConnectError)]) -> Result<(), CommandError> {
         for (host, error) in unreachable {
             self.reporter.print_json("host_unreachable", json!({"host": host, "error": error.to_string()}));
@@ -38,7 +38,7 @@ impl ShardsContext<'_> {
     /// Prints the consumers of the map that do not answer.
     ///
     /// # Errors
-    /// The map cannot be read.
+    /// Returns an error if the map cannot be read.
     pub fn warn_unreached_consumers(&self, context: &RebalanceContext<'_>) -> Result<(), CommandError> {
         let map = context.map_file.read()?;
         for host in publish::unreachable_consumers(context, &map)? {
@@ -51,7 +51,7 @@ impl ShardsContext<'_> {
     /// Prints the plan.
     ///
     /// # Errors
-    /// The plan cannot be converted to JSON.
+    /// Returns an error if the plan cannot be converted to JSON.
     pub fn print_failover_plan(&self, plan: &FailoverPlan) -> Result<(), CommandError> {
         if self.reporter.json {
             self.reporter.print_json("plan", serde_json::to_value(plan).map_err(anyhow::Error::from)?);
@@ -64,7 +64,7 @@ impl ShardsContext<'_> {
     /// Prints the outcome, and archives old primaries whose hosts answer.
     ///
     /// # Errors
-    /// The map cannot be read.
+    /// Returns an error if the map cannot be read.
     pub async fn print_failover_outcome(
         &self,
         context: &RebalanceContext<'_>,

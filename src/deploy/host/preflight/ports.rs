@@ -24,7 +24,8 @@ struct PortHolder {
     is_own: bool,
 }
 
-/// Returns a problem for each port on which only processes of other units listen. Sockets whose process cannot be found are passed over: an agent without root sees its own processes only.
+/// Returns a problem for each port on which only processes of other units listen. Sockets whose process cannot be found
+/// are passed over: an agent without root sees its own processes only.
 pub(super) fn find_taken_ports(service: &str, ports: &[u16], own_units: &OwnUnits) -> Result<Vec<String>> {
     let mut sockets = BTreeMap::new();
     for (file, is_required) in [("/proc/net/tcp", true), ("/proc/net/tcp6", false)] {
@@ -50,8 +51,8 @@ pub(super) fn find_taken_ports(service: &str, ports: &[u16], own_units: &OwnUnit
     Ok(taken.collect())
 }
 
-/// Returns the inodes of listening sockets, with their ports. A socket on one address of the network is passed over: the
-/// service may listen on another address.
+/// Returns the inodes of listening sockets, with their ports. A socket on one address of the network is passed over:
+/// the service may listen on another address.
 fn parse_listeners(table: &str, ports: &[u16]) -> BTreeMap<u64, u16> {
     let parse = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();

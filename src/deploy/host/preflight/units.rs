@@ -64,8 +64,8 @@ impl LineChecker<'_> {
         }
     }
 
-    /// Returns whether a program that is not on the host yet may be there when the unit starts: the release has it, or a
-    /// task makes it in the service's folder.
+    /// Returns whether a program that is not on the host yet may be there when the unit starts: the release has it, or
+    /// a task makes it in the service's folder.
     fn may_exist(&self, program: &str) -> bool {
         let Some(path) = program.strip_prefix(self.stand_in) else {
             return program.strip_prefix(self.root).is_some_and(|rest| rest.starts_with('/'));

@@ -10,11 +10,11 @@ use crate::protocol::shard::{MoveNeeds, PreflightRule};
 use crate::resources::redis_shard::RedisShard;
 use crate::resources::redis_shard::conf::RedisConf;
 
-/// Measures what a copy with this many bytes of data needs: memory for the data, a rewrite of the append-only file and the
-/// backlog; disk space for twice the data, the file and its successor.
+/// Measures what a copy with this many bytes of data needs: memory for the data, a rewrite of the append-only file and
+/// the backlog; disk space for twice the data, the file and its successor.
 ///
 /// # Errors
-/// The host does not report free space.
+/// Returns an error if the host does not report free space.
 pub fn measure_needs(data_bytes: u64, instance: &RedisShard, conf: &RedisConf) -> Result<MoveNeeds> {
     let directory = existing_data_dir(instance);
     let context = || format!("the file system of {}", directory.display());

@@ -20,8 +20,8 @@ const DAMAGED_MESSAGE: &str = "the increment of the append-only file is damaged"
 /// Calls `each` with the database and the key of all that the commands of an increment name.
 ///
 /// # Errors
-/// The file is damaged, the server does not answer, a command that reaches beyond what it names; or what `each`
-/// returned.
+/// Returns an error if the file is damaged, the server does not answer, or a command reaches beyond what it names; also
+/// the error of `each`.
 pub fn for_each_changed_key(
     file: impl Read,
     key_specs: &mut KeySpecs,
@@ -133,8 +133,8 @@ impl KeySpecs {
     }
 }
 
-/// Parses an answer of `COMMAND INFO`: name, arity, flags, first, last, step, then categories, hints, places of keys and, in
-/// the tenth field, subcommands.
+/// Parses an answer of `COMMAND INFO`: name, arity, flags, first, last, step, then categories, hints, places of keys
+/// and, in the tenth field, subcommands.
 fn parse_key_spec(answer: &Value) -> Option<KeySpec> {
     let Value::Array(commands) = answer else { return None };
     let Some(Value::Array(fields)) = commands.first() else { return None };

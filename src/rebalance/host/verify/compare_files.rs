@@ -24,8 +24,8 @@ use crate::poll::poll_until;
 /// Keys by database.
 pub type CandidateKeys = BTreeMap<u32, BTreeSet<Key>>;
 
-/// Keys are divided into this many groups, and the digests of a group are summed up: what does not depend on the order of keys,
-/// which is each server's own, nor on their number.
+/// Keys are divided into this many groups, and the digests of a group are summed up: what does not depend on the order
+/// of keys, which is each server's own, nor on their number.
 const GROUP_COUNT: usize = 1 << 16;
 /// Limits above which comparing all keys one by one is faster: differing groups, and keys that may differ.
 const MAX_DIFFERING_GROUPS: usize = GROUP_COUNT / 4;

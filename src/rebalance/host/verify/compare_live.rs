@@ -1,8 +1,9 @@
 //! Keys compared at both servers: `DUMP` bytes and `PEXPIRETIME`, in pipelines.
 //!
 //! A key that seems to differ may just be written to: it is looked at again, and what still differs is decided while
-//! writes are paused for some milliseconds, at one offset. Large keys are compared in pieces ([`super::large_key`]), so that
-//! neither memory nor a client's wait grows with a key. So are the keys of a pipeline: it ends where they get too large.
+//! writes are paused for some milliseconds, at one offset. Large keys are compared in pieces ([`super::large_key`]), so
+//! that neither memory nor a client's wait grows with a key. So are the keys of a pipeline: it ends where they get too
+//! large.
 
 mod large_keys;
 mod write_pause;
@@ -87,7 +88,7 @@ impl<'a> LiveComparison<'a> {
     /// Compares all keys of both sides.
     ///
     /// # Errors
-    /// One of them does not answer, the run was cancelled, or a key cannot be decided.
+    /// Returns an error if one of them does not answer, the run was cancelled, or a key cannot be decided.
     pub fn compare_all(&mut self) -> Result<()> {
         let mut candidates = BTreeSet::new();
         let mut cursor = "0".to_owned();
@@ -112,7 +113,7 @@ impl<'a> LiveComparison<'a> {
     /// Compares these keys, where all others are known to be equal.
     ///
     /// # Errors
-    /// As [`Self::compare_all`].
+    /// Returns an error under the same conditions as [`Self::compare_all`].
     pub fn compare_only(&mut self, keys: BTreeSet<Key>) -> Result<()> {
         self.verified.keys += self.total_keys;
         self.done_keys = self.total_keys.saturating_sub(keys.len() as u64);

@@ -68,7 +68,7 @@ impl<R: Read> DigestReader<R> {
     /// Passes over bytes, however many.
     ///
     /// # Errors
-    /// As [`Self::take_bytes`].
+    /// Returns an error under the same conditions as [`Self::take_bytes`].
     pub fn skip_bytes(&mut self, count: u64) -> Result<()> {
         self.for_each_chunk(count, |_| ())
     }
@@ -76,7 +76,7 @@ impl<R: Read> DigestReader<R> {
     /// Puts bytes behind those of a list, however many.
     ///
     /// # Errors
-    /// As [`Self::take_bytes`].
+    /// Returns an error under the same conditions as [`Self::take_bytes`].
     pub fn append_bytes(&mut self, count: u64, to: &mut Vec<u8>) -> Result<()> {
         self.for_each_chunk(count, |bytes| to.extend_from_slice(bytes))
     }

@@ -1,4 +1,5 @@
-//! Libraries of functions, which replication copies with the keys: source and target have the same ones, with the same code.
+//! Libraries of functions, which replication copies with the keys: source and target have the same ones, with the same
+//! code.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -18,11 +19,11 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// The libraries of an instance: engine and code, by name.
 type Libraries = BTreeMap<String, (String, String)>;
 
-/// Compares the libraries of source and target, and adds those that differ to the result. A library that was just changed is
-/// looked at again.
+/// Compares the libraries of source and target, and adds those that differ to the result. A library that was just
+/// changed is looked at again.
 ///
 /// # Errors
-/// One of the instances does not answer.
+/// Returns an error if one of the instances does not answer.
 pub fn compare_functions(
     source: &mut RedisClient,
     target: &mut RedisClient,

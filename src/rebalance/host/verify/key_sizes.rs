@@ -6,8 +6,8 @@ use redis::{Cmd, Value};
 use super::super::redis_client::{RedisClient, redis_command};
 use super::key_state::Key;
 
-/// Memory, in bytes, of the keys in one pipeline, about: a server answers all of it before it turns to its other clients,
-/// here for about a millisecond.
+/// Memory, in bytes, of the keys in one pipeline, about: a server answers all of it before it turns to its other
+/// clients, here for about a millisecond.
 pub const BATCH_BYTES: usize = 256 << 10;
 /// Members of a key whose memory the server adds up; the others are estimated by their average. A key with more members
 /// is large by their number alone.
@@ -25,7 +25,7 @@ const DEFAULT_SAMPLES: u64 = 5;
 /// all their members.
 ///
 /// # Errors
-/// The source does not answer.
+/// Returns an error if the source does not answer.
 pub fn fetch_key_sizes(source: &mut RedisClient, keys: &[Key], max_bytes: u64) -> Result<Vec<u64>> {
     let cmds: Vec<Cmd> = keys.iter().map(usage_command).collect();
     let mut sizes: Vec<u64> = source.run_all(&cmds)?.iter().map(to_bytes).collect();

@@ -1,10 +1,10 @@
 //! Keys that are too large for one command: compared in pieces, each by the same short commands at both servers.
 //!
 //! Members of sets, hashes and sorted sets are found by the scan of the source, which returns every member that exists
-//! from beginning to end, and are looked up at both sides. Lists are read in windows ([`super::list_windows`]), strings in
-//! ranges, streams from entry to entry. Sizes are compared last: with them, the target has no member that the source lacks.
-//! A piece that was equal once stays so: what is written later comes through the replication stream, as it does for
-//! every other key.
+//! from beginning to end, and are looked up at both sides. Lists are read in windows ([`super::list_windows`]), strings
+//! in ranges, streams from entry to entry. Sizes are compared last: with them, the target has no member that the source
+//! lacks. A piece that was equal once stays so: what is written later comes through the replication stream, as it does
+//! for every other key.
 
 use anyhow::{Result, bail};
 use redis::{Cmd, Value};
@@ -79,7 +79,7 @@ impl KeyType {
 /// Returns whether the key has a type that can be read in pieces.
 ///
 /// # Errors
-/// The source does not answer.
+/// Returns an error if the source does not answer.
 pub fn has_pieces(source: &mut RedisClient, key: &Key) -> Result<bool> {
     let type_name: String = source.query(&command_with_key("TYPE", key))?;
     Ok(KeyType::from_name(&type_name).is_some())
@@ -89,7 +89,7 @@ impl PieceReader {
     /// Prepares to read a key of that many bytes of memory; `None` if the key is gone.
     ///
     /// # Errors
-    /// The source does not answer, or the key has a type that cannot be read in pieces.
+    /// Returns an error if the source does not answer, or the key has a type that cannot be read in pieces.
     pub fn new(source: &mut RedisClient, key: &Key, memory: u64) -> Result<Option<Self>> {
         let type_name: String = source.query(&command_with_key("TYPE", key))?;
         let Some(kind) = KeyType::from_name(&type_name) else {
@@ -122,7 +122,7 @@ impl PieceReader {
     /// Returns the next piece; `None` after the last.
     ///
     /// # Errors
-    /// The source does not answer, or the key has another type now.
+    /// Returns an error if the source does not answer, or the key has another type now.
     pub fn next_piece(&mut self, source: &mut RedisClient) -> Result<Option<Piece>> {
         match self.state.clone() {
             ReadState::At(position) => self.read_at(source, &position).map(Some),
@@ -171,7 +171,7 @@ impl PieceReader {
     /// Returns a reader for the elements of a list; `None` for other types.
     ///
     /// # Errors
-    /// The source does not answer, or the key is no list any more.
+    /// Returns an error if the source does not answer, or the key is no list any more.
     pub fn list_reader(&mut self, source: &mut RedisClient) -> Result<Option<ListReader>> {
         if self.kind != KeyType::List {
             return Ok(None);
@@ -181,7 +181,8 @@ impl PieceReader {
         Ok(Some(ListReader::new(&self.key, length, self.step)))
     }
 
-    /// Returns the commands for both ends of a list: its windows are compared wherever they lie, the ends where they are.
+    /// Returns the commands for both ends of a list: its windows are compared wherever they lie, the ends where they
+    /// are.
     fn list_end_commands(&self) -> [Cmd; 2] {
         let count = i64::try_from(self.step.min(MAX_END_ELEMENTS)).unwrap_or(1);
         [(0, count - 1), (-count, -1)].map(|(first, last)| {

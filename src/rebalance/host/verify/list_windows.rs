@@ -1,9 +1,9 @@
 //! Windows over a list that is pushed to and popped from at both ends while it is compared.
 //!
 //! An index names another element after a push or a pop at the head. A window of the source is therefore looked up in a
-//! wider window of the target, wherever it lies there, and each window has to begin with elements that end the one before:
-//! the reader follows elements, not indexes. What was popped needs no comparison; what was pushed comes through the
-//! replication stream. The ends and the length are compared at one offset, after the windows.
+//! wider window of the target, wherever it lies there, and each window has to begin with elements that end the one
+//! before: the reader follows elements, not indexes. What was popped needs no comparison; what was pushed comes through
+//! the replication stream. The ends and the length are compared at one offset, after the windows.
 
 use redis::{Cmd, Value};
 use xxhash_rust::xxh3::xxh3_128;
@@ -138,8 +138,8 @@ impl ListReader {
         self.position.saturating_sub(self.margin())
     }
 
-    /// Returns the index of the first element in the window that follows the window before; `None` if the list has moved
-    /// away from under the reader.
+    /// Returns the index of the first element in the window that follows the window before; `None` if the list has
+    /// moved away from under the reader.
     fn find_new_elements(&self, window: &ListWindow) -> Option<usize> {
         if self.anchor.is_empty() {
             return Some(0);
@@ -154,8 +154,8 @@ impl ListReader {
         }
     }
 
-    /// Looks for the elements of the last window before and behind their place. If that is in vain, because something was
-    /// inserted or removed among them, continues from a position before it.
+    /// Looks for the elements of the last window before and behind their place. If that is in vain, because something
+    /// was inserted or removed among them, continues from a position before it.
     fn search_again(&mut self) {
         self.searches += 1;
         let half = self.step / 2;
@@ -191,7 +191,8 @@ fn parse_window(answer: &Value, first: u64, requested: u64) -> Option<ListWindow
 }
 
 /// Returns by how many elements `part` is shifted within `whole`, the nearest to `expected`. All of it has to be there,
-/// except what lies beyond an end of the list itself, which may be popped, or not yet pushed; and half of it in any case.
+/// except what lies beyond an end of the list itself, which may be popped, or not yet pushed; and half of it in any
+/// case.
 fn find_shift(part: &ListWindow, whole: &ListWindow, expected: i64) -> Option<i64> {
     let (part_len, whole_len) = (i64::try_from(part.elements.len()).ok()?, i64::try_from(whole.elements.len()).ok()?);
     let is_match = |shift: i64| {

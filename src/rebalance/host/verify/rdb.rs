@@ -18,8 +18,8 @@ pub struct RdbKey<'a> {
     pub database: u32,
     /// Name of the key.
     pub key: &'a [u8],
-    /// Of the key, where it is, its type and encoding, its time to live and its content. What Redis keeps in no order, the members of
-    /// a set and the pairs of a hash, comes in any.
+    /// Of the key, where it is, its type and encoding, its time to live and its content. What Redis keeps in no order,
+    /// the members of a set and the pairs of a hash, comes in any.
     pub digest: u128,
 }
 
@@ -33,7 +33,8 @@ pub struct RdbHeader {
 /// Reads a snapshot to its end.
 ///
 /// # Errors
-/// It is no snapshot, ends too early, or holds what is not known here; or what `each` returned.
+/// Returns an error if the file is no snapshot, ends too early, or holds what is not known here; also the error of
+/// `each`.
 pub fn read_rdb(source: impl Read, mut each: impl FnMut(&RdbKey<'_>) -> Result<()>) -> Result<RdbHeader> {
     let mut reader = RdbReader { input: DigestReader::new(source) };
     let version = reader.read_version()?;
@@ -262,8 +263,8 @@ impl<R: Read> RdbReader<R> {
     }
 }
 
-/// Decompresses LZF, as liblzf's `lzf_d.c` does. A damaged string gets another length than `unpacked_length`; the result
-/// is at most one block, 264 bytes, longer.
+/// Decompresses LZF, as liblzf's `lzf_d.c` does. A damaged string gets another length than `unpacked_length`; the
+/// result is at most one block, 264 bytes, longer.
 fn decompress_lzf(packed: &[u8], unpacked_length: u64, into: &mut Vec<u8>) {
     let mut bytes = packed.iter().copied().map(usize::from);
     while let Some(control) = bytes.next() {

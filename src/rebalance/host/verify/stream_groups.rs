@@ -1,8 +1,8 @@
 //! Consumer groups of a stream as data: the last delivered entry, and every pending entry with its consumer and its
 //! number of deliveries.
 //!
-//! Left out is what a healthy primary and its healthy replica do not share: `entries-read` and `lag` (Redis before 7.2.4
-//! does not replicate them with `XCLAIM`), times since the last delivery, and consumers without pending entries.
+//! Left out is what a healthy primary and its healthy replica do not share: `entries-read` and `lag` (Redis before
+//! 7.2.4 does not replicate them with `XCLAIM`), times since the last delivery, and consumers without pending entries.
 
 use anyhow::Result;
 use redis::{Cmd, Value};
@@ -22,7 +22,7 @@ pub fn groups_command(key: &[u8]) -> Cmd {
 /// Returns the names of the groups of a stream; none if the key is no stream any more.
 ///
 /// # Errors
-/// The instance does not answer.
+/// Returns an error if the instance does not answer.
 pub fn group_names(link: &mut RedisClient, key: &[u8]) -> Result<Vec<Vec<u8>>> {
     let Some(Value::Array(groups)) = link.run_batch(&[groups_command(key)])?.into_iter().next() else {
         return Ok(Vec::new());
@@ -42,7 +42,7 @@ pub fn pending_command(key: &[u8], group: &[u8], start: &str, end: &str, count: 
 /// Returns the commands for all groups of a small stream, with all pending entries.
 ///
 /// # Errors
-/// The instance does not answer.
+/// Returns an error if the instance does not answer.
 pub fn all_group_commands(link: &mut RedisClient, key: &[u8]) -> Result<Vec<Cmd>> {
     let names = group_names(link, key)?;
     let pending = names.iter().map(|name| pending_command(key, name, "-", "+", ALL_PENDING));
@@ -56,11 +56,11 @@ fn group_name(group: &Value) -> Option<Vec<u8>> {
     }
 }
 
-/// Returns the highest id that an entry of a stream ever had; `0-0` if it never had one. Entries may be pending that are
-/// deleted from the stream.
+/// Returns the highest id that an entry of a stream ever had; `0-0` if it never had one. Entries may be pending that
+/// are deleted from the stream.
 ///
 /// # Errors
-/// The instance does not answer, or the key is no stream.
+/// Returns an error if the instance does not answer, or the key is no stream.
 pub fn last_generated_id(link: &mut RedisClient, key: &[u8]) -> Result<String> {
     let mut cmd = redis_command(&["XINFO", "STREAM"]);
     cmd.arg(key);

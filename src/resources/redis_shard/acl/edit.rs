@@ -6,7 +6,7 @@ use super::{AclError, AclFile};
 /// Returns the text with one user turned on or off; the other lines, and the form of this one, stay as they are.
 ///
 /// # Errors
-/// A line that is not valid, no line for this user, or one whose state the edit does not change.
+/// Returns an error if a line is not valid, there is no line for this user, or the edit does not change its state.
 pub fn switch_user(text: &str, user: &str, on: bool) -> Result<String, AclError> {
     let before = AclFile::parse(text)?;
     if before.is_user_enabled(user).is_none() {

@@ -37,7 +37,7 @@ impl User {
     /// Applies rules to a user that has none.
     ///
     /// # Errors
-    /// Which rule Redis refuses, by its place: its text may be a password.
+    /// Returns an error if Redis refuses a rule; it names the place of the rule only, since its text may be a password.
     pub fn from_rules<'a>(rules: impl Iterator<Item = &'a str>) -> Result<Self, String> {
         let mut user = Self::default();
         for (index, rule) in rules.enumerate() {
@@ -86,7 +86,8 @@ impl User {
         differs.into_iter().find(|(differs, _)| *differs).map(|(_, what)| what)
     }
 
-    /// Returns the passwords of the desired user that this one lacks; none where one of them is off, or needs no password.
+    /// Returns the passwords of the desired user that this one lacks; none where one of them is off, or needs no
+    /// password.
     pub fn missing_passwords(&self, desired: &Self) -> Vec<String> {
         let needs_one = |user: &Self| user.on && !user.passwords.is_empty() && !user.passwords.contains(NO_PASSWORD);
         match needs_one(self) && needs_one(desired) {

@@ -1,5 +1,5 @@
-//! Large keys, piece by piece: at first while they are written to, and a piece that differs again and again while writes
-//! are paused.
+//! Large keys, piece by piece: at first while they are written to, and a piece that differs again and again while
+//! writes are paused.
 
 use anyhow::{Result, bail};
 

@@ -20,9 +20,9 @@ const LAG_POLL_INTERVAL: Duration = Duration::from_millis(2);
 pub(super) const MAX_PAUSE_ATTEMPTS: u32 = 50;
 
 impl LiveComparison<'_> {
-    /// Decides about keys at one offset. Keys that take too long for one pause are decided in halves, and a single one is
-    /// left to the comparison in pieces: it may be smaller than a large key and still have much to compare, such as the
-    /// pending entries of a stream.
+    /// Decides about keys at one offset. Keys that take too long for one pause are decided in halves, and a single one
+    /// is left to the comparison in pieces: it may be smaller than a large key and still have much to compare, such as
+    /// the pending entries of a stream.
     pub(super) fn decide_with_writes_paused(&mut self, keys: &[Key]) -> Result<()> {
         for _ in 0..MAX_PAUSE_ATTEMPTS {
             let (verdicts, paused_for) = self.compare_with_writes_paused(keys)?;
@@ -88,7 +88,8 @@ impl LiveComparison<'_> {
         Ok(is_valid.then_some(found))
     }
 
-    /// Waits for a moment in which the target is close behind, so that writes are not paused in vain; the wait is bounded.
+    /// Waits for a moment in which the target is close behind, so that writes are not paused in vain; the wait is
+    /// bounded.
     fn wait_for_small_lag(&mut self) -> Result<()> {
         let deadline = Instant::now() + MAX_LAG_WAIT;
         poll_until(deadline, LAG_POLL_INTERVAL, || {
