@@ -13,13 +13,13 @@ use futures_util::future::{BoxFuture, join_all};
 use timeline::{
     database::Range,
     lists::{List, ListOptions, Listing},
-    queue::{Delivery, Outgoing, Queue, QueueError, QueueName, Receipt, Settlement},
+    queue::{Outgoing, Queue, QueueError, QueueName},
     worker::{WorkerOptions, reconcile, replay},
 };
 
 use crate::{
     setup::{Kind, Limits, Service, thresholds},
-    support::{sql_rows, until},
+    support::{Intercept, Intercepted, sql_rows, until},
 };
 
 /// A generator of numbers that is the same in each run.
@@ -34,16 +34,13 @@ impl Random {
     }
 }
 
-/// Publishes each message three times, in random order; forgets some settlements.
-#[derive(Debug)]
-struct Chaos {
-    queue: Arc<dyn Queue>,
-    count: AtomicU64,
-}
+/// Publishes each message three times, in random order.
+#[derive(Debug, Default)]
+struct Chaos(AtomicU64);
 
-impl Queue for Chaos {
-    fn publish(&self, messages: Vec<Outgoing>) -> BoxFuture<'_, Result<(), QueueError>> {
-        let mut random = Random(self.count.fetch_add(1, Ordering::Relaxed) * 2 + 1);
+impl Intercept for Chaos {
+    fn publish<'a>(&'a self, queue: &'a dyn Queue, messages: Vec<Outgoing>) -> BoxFuture<'a, Result<(), QueueError>> {
+        let mut random = Random(self.0.fetch_add(1, Ordering::Relaxed) * 2 + 3);
         // plans and their continuations would grow with each step; once is enough for them to be planned three times
         let times = |message: &Outgoing| if message.queue == QueueName::PlanBulk { 1 } else { 3 };
         let mut all: Vec<Outgoing> =
@@ -51,32 +48,7 @@ impl Queue for Chaos {
         for place in (1..all.len()).rev() {
             all.swap(place, random.below(place + 1));
         }
-        self.queue.publish(all)
-    }
-
-    fn receive(
-        &self,
-        queue: QueueName,
-        max: usize,
-        wait: Duration,
-    ) -> BoxFuture<'_, Result<Vec<Delivery>, QueueError>> {
-        self.queue.receive(queue, max, wait)
-    }
-
-    fn settle(
-        &self,
-        queue: QueueName,
-        deliveries: Vec<(Receipt, Settlement)>,
-    ) -> BoxFuture<'_, Result<(), QueueError>> {
-        self.queue.settle(queue, deliveries)
-    }
-
-    fn depth(&self, queue: QueueName) -> BoxFuture<'_, Result<u64, QueueError>> {
-        self.queue.depth(queue)
-    }
-
-    fn ping(&self) -> BoxFuture<'_, Result<(), QueueError>> {
-        self.queue.ping()
+        queue.publish(all)
     }
 }
 
@@ -229,12 +201,12 @@ async fn pages_are_exact_in_pull_mode() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pages_are_exact_with_each_message_three_times_in_random_order() {
-    random_changes(Kind::PushPostgres, |queue| Arc::new(Chaos { queue, count: AtomicU64::new(1) })).await;
+    random_changes(Kind::PushPostgres, |queue| Arc::new(Intercepted { queue, with: Chaos::default() })).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pages_are_exact_with_rabbitmq_and_each_message_three_times() {
-    random_changes(Kind::PushRabbit, |queue| Arc::new(Chaos { queue, count: AtomicU64::new(1) })).await;
+    random_changes(Kind::PushRabbit, |queue| Arc::new(Intercepted { queue, with: Chaos::default() })).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

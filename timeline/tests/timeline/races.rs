@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use timeline::{
     database::Range,
     lists::{List, Listing},
-    queue::{Delivery, Outgoing, Queue, QueueError, QueueName, Receipt, Settlement},
+    queue::{Delivery, Outgoing, Queue, QueueError, QueueName},
     timelines::RebuildReason,
     worker::reconcile,
 };
@@ -23,7 +23,7 @@ use crate::{
     pages::{check_all, small_limits},
     redis_server::TestServer,
     setup::{Kind, Service},
-    support::{sql_rows, until},
+    support::{Intercept, Intercepted, sql_rows, until},
 };
 
 /// What a [`Valve`] does, and what it has seen.
@@ -50,67 +50,67 @@ impl Switches {
 }
 
 #[derive(Debug)]
-struct Valve {
-    queue: Arc<dyn Queue>,
-    switches: Arc<Switches>,
-}
+struct Valve(Arc<Switches>);
 
-impl Queue for Valve {
-    fn publish(&self, messages: Vec<Outgoing>) -> BoxFuture<'_, Result<(), QueueError>> {
-        let is_full = self.switches.is_full.load(Ordering::Relaxed);
+impl Intercept for Valve {
+    fn publish<'a>(&'a self, queue: &'a dyn Queue, messages: Vec<Outgoing>) -> BoxFuture<'a, Result<(), QueueError>> {
+        let is_full = self.0.is_full.load(Ordering::Relaxed);
         let (refused, stored): (Vec<_>, Vec<_>) =
             messages.into_iter().partition(|message| is_full && message.queue == QueueName::PlanBulk);
         Box::pin(async move {
             let names: Vec<QueueName> = stored.iter().map(|message| message.queue).collect();
-            self.queue.publish(stored).await?;
-            self.switches.published.lock().expect("no panic").extend(names);
-            self.switches.refused.fetch_add(refused.len() as u64, Ordering::Relaxed);
+            queue.publish(stored).await?;
+            self.0.published.lock().expect("no panic").extend(names);
+            self.0.refused.fetch_add(refused.len() as u64, Ordering::Relaxed);
             // as RabbitMQ: the others are stored
             if refused.is_empty() { Ok(()) } else { Err(QueueError::Full) }
         })
     }
 
-    fn receive(
-        &self,
-        queue: QueueName,
+    fn receive<'a>(
+        &'a self,
+        queue: &'a dyn Queue,
+        name: QueueName,
         max: usize,
         wait: Duration,
-    ) -> BoxFuture<'_, Result<Vec<Delivery>, QueueError>> {
+    ) -> BoxFuture<'a, Result<Vec<Delivery>, QueueError>> {
         Box::pin(async move {
-            if self.switches.closed.lock().expect("no panic").contains(&queue) {
+            if self.0.closed.lock().expect("no panic").contains(&name) {
                 tokio::time::sleep(wait.min(Duration::from_millis(50))).await;
                 return Ok(Vec::new());
             }
-            self.queue.receive(queue, max, wait).await
+            queue.receive(name, max, wait).await
         })
     }
 
-    fn settle(
-        &self,
-        queue: QueueName,
-        deliveries: Vec<(Receipt, Settlement)>,
-    ) -> BoxFuture<'_, Result<(), QueueError>> {
-        self.queue.settle(queue, deliveries)
-    }
-
-    fn depth(&self, queue: QueueName) -> BoxFuture<'_, Result<u64, QueueError>> {
-        if queue == QueueName::Bulk && self.switches.is_deep.load(Ordering::Relaxed) {
-            self.switches.looks.fetch_add(1, Ordering::Relaxed);
+    fn depth<'a>(&'a self, queue: &'a dyn Queue, name: QueueName) -> BoxFuture<'a, Result<u64, QueueError>> {
+        if name == QueueName::Bulk && self.0.is_deep.load(Ordering::Relaxed) {
+            self.0.looks.fetch_add(1, Ordering::Relaxed);
             return Box::pin(async { Ok(1_000_000) });
         }
-        self.queue.depth(queue)
-    }
-
-    fn ping(&self) -> BoxFuture<'_, Result<(), QueueError>> {
-        self.queue.ping()
+        queue.depth(name)
     }
 }
 
 async fn start_with_valve() -> (Service, Arc<Switches>) {
     let switches = Arc::new(Switches::default());
-    let of_valve = switches.clone();
-    let wrap = |queue| -> Arc<dyn Queue> { Arc::new(Valve { queue, switches: of_valve }) };
+    let with = Valve(switches.clone());
+    let wrap = |queue| -> Arc<dyn Queue> { Arc::new(Intercepted { queue, with }) };
     (Service::start_with(Kind::PushPostgres, small_limits(), wrap).await, switches)
+}
+
+/// Starts a service with nine users: the others follow the first, who has more followers than fit into the fast lane, and
+/// the second one follows the third as well. Their timelines are in Redis.
+async fn start_with_bulk_author() -> (Service, Arc<Switches>, Vec<i64>) {
+    let (service, switches) = start_with_valve().await;
+    let users = service.create_users(9).await;
+    for reader in &users[1..] {
+        service.follow(*reader, users[0]).await;
+        service.read_all(Some(*reader), "/v1/timelines/home", 5).await;
+    }
+    service.follow(users[1], users[2]).await;
+    service.settle().await;
+    (service, switches, users)
 }
 
 fn server_of(service: &Service, user: i64) -> &TestServer {
@@ -217,14 +217,7 @@ async fn reconcile_does_not_put_back_what_an_unfollow_removed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn planning_stops_while_the_bulk_lane_is_deep() {
-    let (service, switches) = start_with_valve().await;
-    let users = service.create_users(9).await;
-    for reader in &users[1..] {
-        service.follow(*reader, users[0]).await;
-        service.read_all(Some(*reader), "/v1/timelines/home", 5).await;
-    }
-    service.follow(users[1], users[2]).await;
-    service.settle().await;
+    let (service, switches, users) = start_with_bulk_author().await;
     switches.is_deep.store(true, Ordering::Relaxed);
     let bulk = switches.count_published(QueueName::Bulk);
     service.post(users[0], "to more than fit into the fast lane").await;
@@ -239,14 +232,7 @@ async fn planning_stops_while_the_bulk_lane_is_deep() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_queue_of_bulk_plans_does_not_hold_up_the_fast_lane() {
-    let (mut service, switches) = start_with_valve().await;
-    let users = service.create_users(9).await;
-    for reader in &users[1..] {
-        service.follow(*reader, users[0]).await;
-        service.read_all(Some(*reader), "/v1/timelines/home", 5).await;
-    }
-    service.follow(users[1], users[2]).await;
-    service.settle().await;
+    let (mut service, switches, users) = start_with_bulk_author().await;
     service.stop_worker().await;
     switches.is_full.store(true, Ordering::Relaxed);
     let fast = switches.count_published(QueueName::Fast);

@@ -33,7 +33,7 @@ use tokio::{
 use crate::{
     redis_server::TestServer,
     servers::{Memcached, Postgres, Rabbit, publish_map},
-    support::{Tracked, ids_of, request, sql_rows},
+    support::{CountInFlight, Intercepted, ids_of, request, sql_rows},
 };
 
 pub const KEY: &[u8] = b"a key that only tests know";
@@ -178,8 +178,8 @@ impl Service {
                 None => Arc::new(PostgresQueue::new(self.databases.tweets.clone(), Duration::from_secs(4))),
                 Some(rabbit) => Arc::new(RabbitQueue::start(rabbit.url(), self.queue_prefix.clone())),
             };
-            let in_flight = self.in_flight.clone();
-            self.queue = Some(Arc::new(Tracked { queue: wrap(queue), in_flight }));
+            let with = CountInFlight(self.in_flight.clone());
+            self.queue = Some(Arc::new(Intercepted { queue: wrap(queue), with }));
         }
         let memcached = self.memcached.as_ref().map(|memcached| Arc::new(MemcachedClient::new(&[memcached.address()])));
         self.timelines = timelines(&self.databases, lists, memcached, self.limits.pull_grace);

@@ -1,6 +1,7 @@
-//! What the tests share besides the service: a queue that counts, SQL, HTTP, waiting.
+//! What the tests share besides the service: queues that do something else, SQL, HTTP, waiting.
 
 use std::{
+    fmt,
     net::SocketAddr,
     sync::{
         Arc,
@@ -17,16 +18,46 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Counts the messages that are being handled.
-#[derive(Debug)]
-pub struct Tracked {
-    pub queue: Arc<dyn Queue>,
-    pub in_flight: Arc<AtomicI64>,
+/// A change to a queue: what it does not define is passed on to the queue behind it.
+pub trait Intercept: Send + Sync + fmt::Debug {
+    fn publish<'a>(&'a self, queue: &'a dyn Queue, messages: Vec<Outgoing>) -> BoxFuture<'a, Result<(), QueueError>> {
+        queue.publish(messages)
+    }
+
+    fn receive<'a>(
+        &'a self,
+        queue: &'a dyn Queue,
+        name: QueueName,
+        max: usize,
+        wait: Duration,
+    ) -> BoxFuture<'a, Result<Vec<Delivery>, QueueError>> {
+        queue.receive(name, max, wait)
+    }
+
+    fn settle<'a>(
+        &'a self,
+        queue: &'a dyn Queue,
+        name: QueueName,
+        deliveries: Vec<(Receipt, Settlement)>,
+    ) -> BoxFuture<'a, Result<(), QueueError>> {
+        queue.settle(name, deliveries)
+    }
+
+    fn depth<'a>(&'a self, queue: &'a dyn Queue, name: QueueName) -> BoxFuture<'a, Result<u64, QueueError>> {
+        queue.depth(name)
+    }
 }
 
-impl Queue for Tracked {
+/// A queue with an [`Intercept`] in front of it.
+#[derive(Debug)]
+pub struct Intercepted<I> {
+    pub queue: Arc<dyn Queue>,
+    pub with: I,
+}
+
+impl<I: Intercept> Queue for Intercepted<I> {
     fn publish(&self, messages: Vec<Outgoing>) -> BoxFuture<'_, Result<(), QueueError>> {
-        self.queue.publish(messages)
+        self.with.publish(self.queue.as_ref(), messages)
     }
 
     fn receive(
@@ -35,11 +66,7 @@ impl Queue for Tracked {
         max: usize,
         wait: Duration,
     ) -> BoxFuture<'_, Result<Vec<Delivery>, QueueError>> {
-        Box::pin(async move {
-            let deliveries = self.queue.receive(queue, max, wait).await?;
-            self.in_flight.fetch_add(deliveries.len() as i64, Ordering::Relaxed);
-            Ok(deliveries)
-        })
+        self.with.receive(self.queue.as_ref(), queue, max, wait)
     }
 
     fn settle(
@@ -47,20 +74,49 @@ impl Queue for Tracked {
         queue: QueueName,
         deliveries: Vec<(Receipt, Settlement)>,
     ) -> BoxFuture<'_, Result<(), QueueError>> {
-        Box::pin(async move {
-            let count = deliveries.len() as i64;
-            let settled = self.queue.settle(queue, deliveries).await;
-            self.in_flight.fetch_sub(count, Ordering::Relaxed);
-            settled
-        })
+        self.with.settle(self.queue.as_ref(), queue, deliveries)
     }
 
     fn depth(&self, queue: QueueName) -> BoxFuture<'_, Result<u64, QueueError>> {
-        self.queue.depth(queue)
+        self.with.depth(self.queue.as_ref(), queue)
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<(), QueueError>> {
         self.queue.ping()
+    }
+}
+
+/// Counts the messages that are being handled.
+#[derive(Debug)]
+pub struct CountInFlight(pub Arc<AtomicI64>);
+
+impl Intercept for CountInFlight {
+    fn receive<'a>(
+        &'a self,
+        queue: &'a dyn Queue,
+        name: QueueName,
+        max: usize,
+        wait: Duration,
+    ) -> BoxFuture<'a, Result<Vec<Delivery>, QueueError>> {
+        Box::pin(async move {
+            let deliveries = queue.receive(name, max, wait).await?;
+            self.0.fetch_add(deliveries.len() as i64, Ordering::Relaxed);
+            Ok(deliveries)
+        })
+    }
+
+    fn settle<'a>(
+        &'a self,
+        queue: &'a dyn Queue,
+        name: QueueName,
+        deliveries: Vec<(Receipt, Settlement)>,
+    ) -> BoxFuture<'a, Result<(), QueueError>> {
+        Box::pin(async move {
+            let count = deliveries.len() as i64;
+            let settled = queue.settle(name, deliveries).await;
+            self.0.fetch_sub(count, Ordering::Relaxed);
+            settled
+        })
     }
 }
 
