@@ -206,7 +206,7 @@ fn all_keys_are_compared_live_when_files_are_inconclusive() {
         |fixture| fs::remove_file(find_target_file(fixture, "dump", ".rdb")).unwrap(),
         |fixture| flip_last_byte(&find_target_file(fixture, "dump", ".rdb"), &replication_id(fixture)),
     ];
-    for (act, why) in acts.into_iter().zip(["is damaged", "no snapshot", "dump.rdb", "another server's"]) {
+    for (act, why) in acts.into_iter().zip(["is damaged", "not a snapshot", "dump.rdb", "another server's"]) {
         let (copied, notes) = copy_with_action(&mut fixture, act);
         assert!(notes.contains("all keys are compared live") && notes.contains(why), "{why}: {notes}");
         assert_eq!(copied.unwrap().verification.compared_live, 607, "{why}");
