@@ -8,9 +8,9 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::exit::Exit;
-use super::sign_key::SIGN_PASSWORD;
 use crate::deploy::recipe::NotifyCommands;
 use crate::deploy::rollout::{ChangeOutcome, HostFailure, PlannedChange, PlannedDeploy, RolloutOutcome};
+use crate::deploy::signature::SIGN_PASSWORD;
 use crate::playbook::SecretRedactor;
 use crate::process::Program;
 use crate::protocol::deploy::{ReleaseManifest, ServiceRef};

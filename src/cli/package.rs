@@ -11,12 +11,12 @@ use super::connect_args::InventoryArgs;
 use super::exit::Exit;
 use super::project::find_project;
 use super::recipe::LoadedRecipe;
-use super::sign_key::{SIGN_PASSWORD, load_sign_key};
+use super::sign_key::load_sign_key;
 use crate::deploy::artifact::{
     CargoBuild, MissingSources, SharedContent, VersionTaken, build_artifact, default_version, find_cargo_builds,
     list_stale_sources, list_untracked_files,
 };
-use crate::deploy::signature::check_signature;
+use crate::deploy::signature::{SIGN_PASSWORD, check_signature};
 use crate::inventory::{Diagnostic, Diagnostics};
 use crate::plan::format_count;
 use crate::process::Program;
@@ -136,7 +136,7 @@ fn run_build(argv: &[String], folder: &Path, common: &CommonArgs) -> Result<(), 
     let shown = argv.join(" ");
     let reporter = common.new_reporter();
     reporter.print_status(&format!("building: {shown}"));
-    let mut show = |_: bool, text: String| reporter.print_status(text.trim_end_matches('\n'));
+    let mut show = |_: bool, text: String| text.lines().for_each(|line| reporter.print_status(line));
     let program = Program::with_own_environment(&argv[0]).args(&argv[1..]).folder(folder).without_env(SIGN_PASSWORD);
     match program.stream(&mut show)? {
         0 => Ok(()),

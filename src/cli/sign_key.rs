@@ -9,9 +9,8 @@ use minisign::{SecretKey, SecretKeyBox};
 
 use super::command_error::CommandError;
 use super::exit::Exit;
+use crate::deploy::signature::SIGN_PASSWORD;
 
-/// Variable of the environment with the password of a secret key. Builds and other commands do not get it.
-pub const SIGN_PASSWORD: &str = "DUNLIN_SIGN_PASSWORD";
 /// Length of a decoded secret key, in bytes.
 const KEY_BYTES: usize = 158;
 

@@ -10,6 +10,9 @@ use minisign_verify::{PublicKey, Signature};
 
 use crate::protocol::deploy::{ReleaseManifest, SignatureCheck};
 
+/// Variable of the environment with the password of a secret key. Builds, git and other commands do not get it.
+pub const SIGN_PASSWORD: &str = "DUNLIN_SIGN_PASSWORD";
+
 /// Describes why a release is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {

@@ -1,5 +1,7 @@
 //! `package`, `deploy`, `rollback` and `releases` without hosts.
 
+use std::os::unix::fs::PermissionsExt;
+
 use crate::example;
 use crate::program::snapshot;
 
@@ -56,7 +58,7 @@ fn a_release_is_built_before_it_is_packaged() {
 fn a_build_does_not_get_the_password_of_the_signing_key() {
     let project = example::project();
     let pair = minisign::KeyPair::generate_encrypted_keypair(Some("Canary-password".to_owned())).unwrap();
-    project.write("own.key", &pair.sk.to_box(None).unwrap().into_string());
+    project.write_private("own.key", &pair.sk.to_box(None).unwrap().into_string());
     let build = "build   = \"env >build/shop\"\nuser    =";
     project.write("playbooks/deploy-shop.toml", &example::RECIPE.replace("user    =", build));
     let package = ["package", "shop", "--version", "1", "--sign-key", "own.key"];
@@ -64,6 +66,45 @@ fn a_build_does_not_get_the_password_of_the_signing_key() {
     project.dunlin_with(&package, &variables).ends(0);
     let environment = project.read("build/shop");
     assert!(environment.contains("OTHER=kept") && !environment.contains("Canary-password"), "{environment}");
+}
+
+#[test]
+fn git_runs_no_program_of_the_sources() {
+    let project = example::project();
+    let pair = minisign::KeyPair::generate_encrypted_keypair(Some("Canary-password".to_owned())).unwrap();
+    project.write_private("own.key", &pair.sk.to_box(None).unwrap().into_string());
+    let recipe = example::RECIPE.replace("build/shop", "app").replace("bin/shop", "app");
+    project.write("playbooks/deploy-shop.toml", &recipe);
+    project.write("app/server.py", "print()\n");
+    run_git(&project, &["init", "-q"]);
+    run_git(&project, &["add", "app/server.py"]);
+    let write_program = |name: &str, text: &str| {
+        let path = project.write(name, &format!("#!/bin/sh\n{text}\n"));
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let signature = "-----BEGIN PGP SIGNATURE-----\\n\\nx\\n-----END PGP SIGNATURE-----\\n";
+    let signer = write_program("sign", &format!("echo '[GNUPG:] SIG_CREATED x' >&2\nprintf -- '{signature}'"));
+    run_git(&project, &["-c", &format!("gpg.program={signer}"), "commit", "-q", "-S", "-m", "first"]);
+    // The settings of a repository from somebody else, with a program that tells what it can see.
+    let program = &write_program("spy", &format!("env >>{}", project.path("seen").display()));
+    run_git(&project, &["config", "core.fsmonitor", program]);
+    run_git(&project, &["config", "log.showSignature", "true"]);
+    run_git(&project, &["config", "gpg.program", program]);
+    let variables = [("DUNLIN_SIGN_PASSWORD", "Canary-password")];
+    project
+        .dunlin_with(&["package", "shop", "--no-build", "--allow-stale", "--sign-key", "own.key"], &variables)
+        .ends(0);
+    project.dunlin(&["check"]).ends(0);
+    assert!(!project.path("seen").exists(), "git ran it: {}", project.read("seen"));
+    // What the settings of the repository still decide, such as filters, does not get the password.
+    project.write(".gitattributes", "* filter=spy\n");
+    run_git(&project, &["config", "filter.spy.clean", program]);
+    project.write("app/server.py", "print(1)\n");
+    project
+        .dunlin_with(&["package", "shop", "--no-build", "--allow-stale", "--sign-key", "own.key"], &variables)
+        .ends(0);
+    assert!(!project.path("seen").exists() || !project.read("seen").contains("Canary"), "{}", project.read("seen"));
 }
 
 #[test]
@@ -163,7 +204,7 @@ fn a_release_is_signed_and_others_are_refused() {
     let [own, other] = [0, 1].map(|_| minisign::KeyPair::generate_unencrypted_keypair().unwrap());
     let encrypted = minisign::KeyPair::generate_encrypted_keypair(Some("secret".to_owned())).unwrap();
     for (name, pair) in [("own.key", &own), ("other.key", &other), ("encrypted.key", &encrypted)] {
-        project.write(name, &pair.sk.to_box(None).unwrap().into_string());
+        project.write_private(name, &pair.sk.to_box(None).unwrap().into_string());
     }
     let keys = format!("public_keys = [{:?}, {:?}]\n", own.pk.to_base64(), encrypted.pk.to_base64());
     project.write("playbooks/deploy-shop.toml", &format!("{keys}{}", example::RECIPE));

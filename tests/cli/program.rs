@@ -59,6 +59,12 @@ impl Project {
         path
     }
 
+    /// Writes a file that only its owner can read.
+    pub fn write_private(&self, name: &str, text: &str) {
+        let path = self.write(name, text);
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
     /// Reads a file.
     pub fn read(&self, name: &str) -> String {
         std::fs::read_to_string(self.path(name)).unwrap()

@@ -358,13 +358,10 @@ fn free_space_is_that_of_the_file_system_of_the_releases() {
     let (of_root, of_releases) = (free(&fixture.root()), free(elsewhere.path()));
     // What fits into one of the two file systems only, even if other programs write to both meanwhile.
     desired.manifest.files[0].size = of_root / 2 + of_releases / 2;
-    let request = DeployRequest::Preflight {
-        scope: fixture.service_scope("test"),
-        desired: Box::new(desired),
-        listen_ports: Vec::new(),
-    };
+    let request =
+        CheckRelease { scope: fixture.service_scope("test"), desired: Box::new(desired), listen_ports: Vec::new() };
     let host = fixture.host_agent(&CrashPoint::never());
-    let DeployReply::PreflightDone(problems) = fixture.handle_request(&host, &request) else { panic!("no preflight") };
+    let Ok(problems) = fixture.handle_request(&host, &request) else { panic!("no preflight") };
     let is_refused = problems.iter().any(|problem| problem.contains("bytes free"));
     assert_eq!(is_refused, of_releases < of_root, "root {of_root}, releases {of_releases}: {problems:?}");
 }

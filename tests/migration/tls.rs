@@ -13,9 +13,7 @@ use dunlin::protocol::throttle::ThrottleLimits;
 use dunlin_shards::{ConnectionOptions, RetryPolicy, ShardConnections, ShardId};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 
-use crate::fixture::{
-    APP_PASSWORD, APP_USER, MoveFixture, SHARD_ID, admin_credentials, connect_admin, wait_until,
-};
+use crate::fixture::{APP_PASSWORD, APP_USER, MoveFixture, SHARD_ID, admin_credentials, connect_admin, wait_until};
 use crate::moves::{run_copy, run_retire, run_switch};
 use crate::writers::{MoveWriters, stop_and_check};
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::deploy::signature::SIGN_PASSWORD;
 use crate::process::{End, Program};
 
 /// Time limit of git: on a large repository with cold caches, `git status` takes minutes.
@@ -13,12 +14,17 @@ const GIT_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 /// Maximum number of bytes that git prints: the names of a few million files.
 const MAX_GIT_OUTPUT: usize = 256 << 20;
 
+/// Settings of a repository with which git would run programs that the repository names. The sources may come from
+/// anybody, and `dunlin check` and `package --no-build` run nothing of theirs.
+const SAFE_SETTINGS: [&str; 3] = ["core.fsmonitor=false", "core.hooksPath=/dev/null", "log.showSignature=false"];
+
 /// Returns what git prints when it runs in `folder`; `None` if git is missing or fails, as outside of a repository.
 ///
 /// # Errors
 /// Git does not end within its time limit, or prints too much: what it would say is unknown.
 pub(super) fn run_git<S: AsRef<OsStr>>(folder: &Path, args: impl IntoIterator<Item = S>) -> Result<Option<String>> {
-    let git = Program::with_own_environment("git").args(args).folder(folder);
+    let git = Program::with_own_environment("git").args(SAFE_SETTINGS.iter().flat_map(|setting| ["-c", setting]));
+    let git = git.args(args).folder(folder).without_env(SIGN_PASSWORD);
     read_output(git.timeout(GIT_TIMEOUT).max_output(MAX_GIT_OUTPUT))
         .with_context(|| format!("asking git about {}", folder.display()))
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{expected_fingerprints, plan_host};
+use super::{plan_host, planned_rows};
 use crate::messages;
 use crate::plan::{Digest, DigestKey};
 use crate::protocol::deploy::{
@@ -275,8 +275,7 @@ fn due_tasks_are_planned() {
 #[test]
 fn fingerprints_depend_only_on_the_host_state() {
     let desired = desired("1.0");
-    let of =
-        |seen: &ServiceObservation| expected_fingerprints(&plan_host("app-1", &desired, seen, &[], &|_| None).unwrap());
+    let of = |seen: &ServiceObservation| planned_rows(&plan_host("app-1", &desired, seen, &[], &|_| None).unwrap());
     let seen = serving_host(&desired);
     let mut same = seen.clone();
     same.releases[0].staged_at = 99;

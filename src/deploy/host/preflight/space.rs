@@ -59,11 +59,7 @@ pub(super) fn find_missing_space(
     Ok(problems)
 }
 
-fn list_needs(
-    layout: &ServiceLayout,
-    services: &dyn ServiceManager,
-    desired: &DesiredState,
-) -> Result<Vec<SpaceNeed>> {
+fn list_needs(layout: &ServiceLayout, services: &dyn ServiceManager, desired: &DesiredState) -> Result<Vec<SpaceNeed>> {
     let release = SpaceNeed {
         folder: layout.releases_dir(),
         bytes: count_bytes_to_write(layout, desired)?,
