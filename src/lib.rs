@@ -18,6 +18,7 @@ pub mod lock;
 pub mod plan;
 pub mod playbook;
 pub mod poll;
+pub mod private_file;
 pub mod process;
 pub mod project;
 pub mod protocol;

@@ -24,6 +24,8 @@ const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
     // Mechanisms that exist once.
     ("poll", &[]),
     ("duration", &[]),
+    // Files with keys.
+    ("private_file", &[]),
     ("atomic_file", &[]),
     // Paths of a host, opened and changed by handles.
     ("host_fs", &["atomic_file"]),
@@ -44,7 +46,7 @@ const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
     // Where the parts of a project are, and the mistakes in `dunlin.toml`.
     ("project", &["inventory"]),
     // Certificates of Redis instances, beside the secrets of the inventory.
-    ("certificates", &["inventory", "atomic_file"]),
+    ("certificates", &["inventory", "atomic_file", "private_file"]),
     // `protocol`: a host's facts, and the catalog that comes out of it.
     ("playbook", &["inventory", "project", "plan", "resources", "protocol", "shards"]),
     // `rebalance`, `inventory`: the plan of a rebalance is a value of `rebalance`, with inventory sizes.
@@ -100,6 +102,7 @@ const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
             "journal",
             "plan",
             "playbook",
+            "private_file",
             "process",
             "project",
             "provision",

@@ -1,10 +1,8 @@
 //! The CA of a cluster's Redis instances: `redis-ca.key` beside `secrets.toml`, which no host receives.
 
-use std::io::ErrorKind;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
@@ -15,6 +13,7 @@ use rcgen::{
 
 use crate::atomic_file::{Attributes, sync_folder, write_atomically};
 use crate::inventory::Certificate;
+use crate::private_file::read_private_text;
 
 const KEY_FILE: &str = "redis-ca.key";
 /// Name of a new CA's key until the secrets have its certificate.
@@ -68,18 +67,7 @@ impl CaKey {
     /// # Errors
     /// Returns an error if the file cannot be read, is not a private key, or can be read by other users.
     pub fn load(path: &Path) -> Result<Option<Self>> {
-        let with_path = || path.display().to_string();
-        let text = match std::fs::read_to_string(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            text => text.with_context(with_path)?,
-        };
-        let mode = std::fs::metadata(path).with_context(with_path)?.permissions().mode();
-        ensure!(
-            mode & 0o077 == 0,
-            "{}: mode {:04o} lets other users read the key: chmod 600",
-            path.display(),
-            mode & 0o7777
-        );
+        let Some(text) = read_private_text(path)? else { return Ok(None) };
         let pair = KeyPair::from_pem(&text).with_context(|| format!("{}: not a private key in PEM", path.display()))?;
         Ok(Some(Self { pair }))
     }

@@ -1,12 +1,13 @@
 //! The key of an inventory under which plans show digests of secrets: 32 random bytes that no plan contains.
 
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::plan::DigestKey;
+use crate::private_file::read_private_text;
 use crate::project::Project;
 
 /// Beside `secrets.toml`: for plans that are saved on one machine and applied on another.
@@ -38,17 +39,12 @@ pub fn load_digest_key(project: &Project) -> Result<DigestKey> {
     Ok(if create_key_file(&own, &key).is_err() { read_key(&own)?.unwrap_or(key) } else { key })
 }
 
-fn read_key(path: &PathBuf) -> Result<Option<DigestKey>> {
-    let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode() & 0o7777);
+fn read_key(path: &Path) -> Result<Option<DigestKey>> {
     // With the key, anyone can try guesses of a secret on its digest, and seal a plan.
-    ensure!(mode & 0o077 == 0, "{0}: mode {mode:04o} lets other users read the key; run chmod 600 {0}", path.display());
-    match std::fs::read_to_string(path) {
-        Ok(text) => DigestKey::parse(&text).map(Some).with_context(|| {
-            format!("{}: not a key (64 hexadecimal digits); remove the file to create a new one", path.display())
-        }),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
-    }
+    let Some(text) = read_private_text(path)? else { return Ok(None) };
+    DigestKey::parse(&text).map(Some).with_context(|| {
+        format!("{}: not a key (64 hexadecimal digits); remove the file to create a new one", path.display())
+    })
 }
 
 fn create_key_file(path: &Path, key: &DigestKey) -> std::io::Result<()> {
@@ -61,6 +57,8 @@ fn create_key_file(path: &Path, key: &DigestKey) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

@@ -1,6 +1,6 @@
 //! Loads the secret key with which releases are signed.
 
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal};
 use std::path::Path;
 
 use base64::Engine as _;
@@ -10,6 +10,7 @@ use minisign::{SecretKey, SecretKeyBox};
 use super::command_error::CommandError;
 use super::exit::Exit;
 use crate::deploy::signature::SIGN_PASSWORD;
+use crate::private_file::read_private_text;
 
 /// Length of a decoded secret key, in bytes.
 const KEY_BYTES: usize = 158;
@@ -17,10 +18,10 @@ const KEY_BYTES: usize = 158;
 /// Loads a secret key of minisign. Its password is in the environment, or is asked for on a terminal.
 ///
 /// # Errors
-/// Returns an error if the file is not a secret key, or the password is missing or wrong.
+/// Returns an error if the file is not a secret key, other users can read it, or the password is missing or wrong.
 pub fn load_sign_key(path: &Path) -> Result<SecretKey, CommandError> {
     let with_path = |error: anyhow::Error| CommandError::from(error.context(path.display().to_string()));
-    let text = std::fs::read_to_string(path).map_err(|error| with_path(error.into()))?;
+    let text = read_private_text(path)?.ok_or_else(|| with_path(std::io::Error::from(ErrorKind::NotFound).into()))?;
     let bytes = decode_key(&text).ok_or_else(|| with_path(anyhow::anyhow!("not a secret key of minisign")))?;
     // The algorithm of the key, then that of its encryption.
     let key = match &bytes[..4] {

@@ -222,7 +222,12 @@ fn a_release_is_signed_and_others_are_refused() {
     project.dunlin(&["deploy", "shop", "--release", "1.1"]).ends(3).mentions(&["not valid for any of the public keys"]);
     package("1.2", "encrypted.key").ends(64).mentions(&["DUNLIN_SIGN_PASSWORD"]);
     package("1.2", "none.key").ends(1).mentions(&["none.key"]);
-    package("1.2", "dunlin.toml").ends(1).mentions(&["dunlin.toml", "not a secret key of minisign"]);
+    project.write_private("text.key", "text\n");
+    package("1.2", "text.key").ends(1).mentions(&["text.key", "not a secret key of minisign"]);
+    for mode in [0o644, 0o640] {
+        std::fs::set_permissions(project.path("own.key"), PermissionsExt::from_mode(mode)).unwrap();
+        package("1.2", "own.key").ends(1).mentions(&["own.key", "lets other users read the key; run chmod 600"]);
+    }
     // The signature of another release.
     let signature = |version: &str| project.path(&format!("dist/shop-{version}.manifest.json.minisig"));
     std::fs::copy(signature("1.0"), signature("1.1")).unwrap();

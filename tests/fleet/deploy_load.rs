@@ -96,7 +96,9 @@ impl Shop<'_> {
     /// Deploys a release that is signed with a key that the recipe does not have.
     fn deploy_with_other_key(&self, version: &str) -> CommandOutput {
         let [own, other] = [0, 1].map(|_| minisign::KeyPair::generate_unencrypted_keypair().unwrap());
-        std::fs::write(self.project.file_path("other.key"), other.sk.to_box(None).unwrap().into_string()).unwrap();
+        let key = self.project.file_path("other.key");
+        std::fs::write(&key, other.sk.to_box(None).unwrap().into_string()).unwrap();
+        std::fs::set_permissions(key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
         self.package(version, "", ROTATION_HOOKS);
         let package = ["package", "shop", "--version", version, "--sign-key", "other.key"];
         self.project.run_dunlin(&package).assert_status(0);
