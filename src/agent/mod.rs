@@ -16,6 +16,9 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
+use rustix::fs::Mode;
+
+use crate::lock;
 use crate::plan::Digest;
 pub use crate::process::{enable_guards, run_guard};
 use crate::protocol::frame::Frame;
@@ -30,6 +33,8 @@ use request_pool::RequestPool;
 /// # Errors
 /// Returns an error if the input is not dunlin's protocol, or if the binary is incomplete or cannot be read.
 pub fn serve_controller(just_pushed: bool) -> io::Result<()> {
+    // The umask of the login would decide who can write what is created without a mode, by commands too.
+    rustix::process::umask(Mode::WGRP | Mode::WOTH);
     let binary = Digest::of_reader(std::fs::File::open("/proc/self/exe")?)?;
     let path = std::env::current_exe()?;
     if just_pushed {
@@ -37,6 +42,8 @@ pub fn serve_controller(just_pushed: bool) -> io::Result<()> {
     } else {
         installation::mark_used(&path)
     }
+    // Where it cannot be changed, what needs the folder reports that.
+    lock::make_private_folder(&lock::state_folder()).ok();
     let sender = Arc::new(FrameSender::new(File::from(io::stdout().as_fd().try_clone_to_owned()?)));
     sender.send_message(&AgentMessage::Hello(build_hello(binary)));
     std::thread::Builder::new().spawn({

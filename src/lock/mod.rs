@@ -235,7 +235,10 @@ fn read_holder(path: &Path) -> Result<Option<LockHolder>> {
 }
 
 /// Creates a folder that only its owner can enter, and corrects the mode of one that others could.
-fn make_private_folder(folder: &Path) -> Result<()> {
+///
+/// # Errors
+/// Returns an error with the path if the folder cannot be created or changed.
+pub fn make_private_folder(folder: &Path) -> Result<()> {
     let mut builder = DirBuilder::new();
     builder
         .recursive(true)

@@ -28,8 +28,8 @@ impl AgentBinary {
         let (digest, length) = (&self.digest, self.bytes.len());
         format!(
             "D={folder};F=$D/{digest};[ -x $F ]&&exec $F agent;\
-             umask 022;mkdir -p $D||exit 71;printf N;T=$F.$$;\
-             head -c {length} >$T&&[ $(wc -c <$T) = {length} ]&&chmod 755 $T&&exec $T agent --arrived;\
+             (umask 077;mkdir -p $D)||exit 71;printf N;T=$F.$$;\
+             head -c {length} >$T&&[ $(wc -c <$T) = {length} ]&&chmod 700 $T&&exec $T agent --arrived;\
              rm -f $T;echo 'the binary did not arrive whole' >&2;exit 72"
         )
     }
