@@ -21,6 +21,18 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     Err(format!("`{text}` is not a duration ({reason}); write for example 20ms, 30s, 5m or 1h"))
 }
 
+/// Parses the key `timeout` of a step, which must be longer than zero; `default` if the step has none.
+///
+/// # Errors
+/// The text is not such a duration.
+pub fn parse_timeout(text: Option<&str>, default: Duration) -> Result<Duration, String> {
+    match text.map_or(Ok(default), parse_duration) {
+        Ok(timeout) if !timeout.is_zero() => Ok(timeout),
+        Ok(_) => Err("`timeout` must be longer than 0s".to_owned()),
+        Err(error) => Err(format!("`timeout`: {error}")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

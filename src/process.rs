@@ -46,6 +46,7 @@ pub struct Program<'a> {
     shown: String,
     input: Option<Vec<u8>>,
     timeout: Option<Duration>,
+    timeout_hint: Option<&'static str>,
     drain_timeout: Option<Duration>,
     max_output: usize,
     output_limit: Option<u64>,
@@ -81,6 +82,7 @@ impl<'a> Program<'a> {
             shown,
             input: None,
             timeout: None,
+            timeout_hint: None,
             drain_timeout: None,
             max_output: MAX_OUTPUT,
             output_limit: None,
@@ -135,6 +137,12 @@ impl<'a> Program<'a> {
     /// Ends it, and what it has started, after this time.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
+        self
+    }
+
+    /// Adds the next step to the error of a program that reached its time limit.
+    pub fn explain_timeout(mut self, hint: &'static str) -> Self {
+        self.timeout_hint = Some(hint);
         self
     }
 
@@ -211,7 +219,7 @@ impl<'a> Program<'a> {
     /// # Errors
     /// Returns an error if the program cannot be started, or was ended.
     pub fn output(self) -> Result<std::process::Output> {
-        let shown = self.shown.clone();
+        let (shown, timeout_hint) = (self.shown.clone(), self.timeout_hint);
         let completed = self.complete()?;
         match completed.end {
             End::Exited(status) => {
@@ -221,7 +229,11 @@ impl<'a> Program<'a> {
                 }
                 Ok(std::process::Output { status, stdout: completed.stdout.bytes, stderr: completed.stderr.bytes })
             }
-            End::TimedOut(_) | End::Cancelled | End::WroteTooMuch(_) => bail!("`{shown}` {}", completed.describe()),
+            End::TimedOut(_) => {
+                let hint = timeout_hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
+                bail!("`{shown}` {}{hint}{}", completed.describe_end(), completed.describe_output())
+            }
+            End::Cancelled | End::WroteTooMuch(_) => bail!("`{shown}` {}", completed.describe()),
         }
     }
 

@@ -74,8 +74,13 @@ impl Completed {
 
     /// Describes how it ended, with the last lines of what it wrote: `ended with exit status: 3: no such table`.
     pub fn describe(&self) -> String {
+        format!("{}{}", self.describe_end(), self.describe_output())
+    }
+
+    /// Returns the last lines of what it wrote, with a colon before them.
+    pub fn describe_output(&self) -> String {
         let text = |output: &Output| String::from_utf8_lossy(&output.bytes).into_owned();
-        format!("{}{}", self.describe_end(), last_lines(&(text(&self.stdout) + &text(&self.stderr))))
+        last_lines(&(text(&self.stdout) + &text(&self.stderr)))
     }
 
     /// Describes how it ended, without what it wrote.

@@ -5,11 +5,15 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::process::{OnAgentDeath, Program};
+
+/// Time limit of apt-get without another one: a mirror or a script of a package that hangs would hold the host's lock.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 /// Path of the policy that invoke-rc.d reads; see its manual page.
 const POLICY_RC_D_PATH: &str = "/usr/sbin/policy-rc.d";
@@ -71,8 +75,8 @@ pub fn query_versions(names: &[&str]) -> Result<BTreeMap<String, PackageVersions
 ///
 /// # Errors
 /// Returns an error if apt rejects the removal.
-pub fn simulate_removal(names: &[&str]) -> Result<Vec<(String, String)>> {
-    let stdout = apt_get_command("remove").arg("--simulate").arg("--").args(names).run()?;
+pub fn simulate_removal(names: &[&str], timeout: Duration) -> Result<Vec<(String, String)>> {
+    let stdout = apt_get_command("remove", timeout).arg("--simulate").arg("--").args(names).run()?;
     Ok(parse_removals(&String::from_utf8_lossy(&stdout)))
 }
 
@@ -80,33 +84,28 @@ pub fn simulate_removal(names: &[&str]) -> Result<Vec<(String, String)>> {
 ///
 /// # Errors
 /// Returns the error of apt-get, usually that no mirror can be reached.
-pub fn update_lists() -> Result<()> {
-    apt_get_command("update").run().map(drop)
+pub fn update_lists(timeout: Duration) -> Result<()> {
+    run_to_end(apt_get_command("update", timeout))
 }
 
 /// Installs packages, and removes none for that.
 ///
 /// # Errors
 /// Returns the error of apt-get.
-pub fn install_packages(packages: &[String], install_recommends: bool) -> Result<()> {
+pub fn install_packages(packages: &[String], install_recommends: bool, timeout: Duration) -> Result<()> {
     let recommends = if install_recommends { "--install-recommends" } else { "--no-install-recommends" };
     let versions = packages.iter().any(|package| package.contains('='));
     let downgrades = versions.then_some("--allow-downgrades");
-    apt_get_command("install")
-        .args(["--no-remove", recommends])
-        .args(downgrades)
-        .arg("--")
-        .args(packages)
-        .run()
-        .map(drop)
+    let command = apt_get_command("install", timeout).args(["--no-remove", recommends]).args(downgrades);
+    run_to_end(command.arg("--").args(packages))
 }
 
 /// Removes packages; their configuration files stay.
 ///
 /// # Errors
 /// Returns the error of apt-get.
-pub fn remove_packages(packages: &[String]) -> Result<()> {
-    apt_get_command("remove").arg("--").args(packages).run().map(drop)
+pub fn remove_packages(packages: &[String], timeout: Duration) -> Result<()> {
+    run_to_end(apt_get_command("remove", timeout).arg("--").args(packages))
 }
 
 /// Disables the units of these packages.
@@ -125,13 +124,20 @@ pub fn disable_units(packages: &[&str]) -> Result<()> {
     Program::short("systemctl").args(["disable", "--quiet", "--"]).args(&units).run().map(drop)
 }
 
-fn apt_get_command(verb: &str) -> Program<'static> {
+/// Runs an apt-get that changes packages; at its time limit, the error names what completes its work.
+fn run_to_end(command: Program<'_>) -> Result<()> {
+    command.explain_timeout("its step may have a longer `timeout`; dpkg --configure -a completes its work").run()?;
+    Ok(())
+}
+
+fn apt_get_command(verb: &str, timeout: Duration) -> Program<'static> {
     Program::new("apt-get")
         .args(["--yes", "--quiet", "-o", "Dpkg::Options::=--force-confold", "-o", "Dpkg::Use-Pty=0"])
         .args(["-o", "DPkg::Lock::Timeout=60", verb])
         .env("APT_LISTCHANGES_FRONTEND", "none")
         .env("NEEDRESTART_MODE", "l")
         .guarded(OnAgentDeath::Finish)
+        .timeout(timeout)
 }
 
 /// Blocks the start of services with a policy for invoke-rc.d until it is deactivated.

@@ -18,7 +18,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
 use super::{ApplyContext, BlobSource, Diff, HostView, PathState, ReadOutcome, Resource, atomic_file, de_string, mode};
-use crate::duration::parse_duration;
+use crate::duration::parse_timeout;
 use crate::process::{OnAgentDeath, Program};
 pub use condition::Condition;
 use condition::ConditionResult;
@@ -184,12 +184,7 @@ impl Resource for CommandResource {
 
 impl CommandResource {
     fn timeout(&self) -> Result<Duration, String> {
-        let Some(text) = &self.timeout else { return Ok(COMMAND_TIMEOUT) };
-        match parse_duration(text) {
-            Ok(timeout) if !timeout.is_zero() => Ok(timeout),
-            Ok(_) => Err("`timeout` must be longer than 0s".to_owned()),
-            Err(error) => Err(format!("`timeout`: {error}")),
-        }
+        parse_timeout(self.timeout.as_deref(), COMMAND_TIMEOUT)
     }
 
     fn display_text(&self) -> String {

@@ -5,6 +5,7 @@
 //! file; apt is only queried for missing packages, and never updates its lists unless `update_cache = true`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::apt::{self, PackageVersions};
 use super::mode::Presence;
 use super::{ApplyContext, BlobSource, Diff, HostView, ReadOutcome, Resource, UnitState, de_string};
+use crate::duration::parse_timeout;
 use crate::plan::AttributeChange;
 
 /// Desired state of packages.
@@ -36,6 +38,9 @@ pub struct PackageResource {
     /// Also install recommended packages.
     #[serde(default, deserialize_with = "de_string::required")]
     pub install_recommends: bool,
+    /// Time limit of each call of apt-get, such as `1h`; 30 minutes without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<String>,
 }
 
 /// Observed packages.
@@ -64,6 +69,7 @@ impl Resource for PackageResource {
     }
 
     fn validate(&self) -> Result<(), String> {
+        self.timeout()?;
         if self.names.is_empty() {
             return Err("`names` is empty".to_owned());
         }
@@ -101,7 +107,7 @@ impl Resource for PackageResource {
             Presence::Absent if due.iter().any(|name| observed.installed[*name].as_deref() == Some("")) => {
                 return Ok(ReadOutcome::UnknownUntilApply("an earlier step installs it".to_owned()));
             }
-            Presence::Absent => observed.removed = apt::simulate_removal(&due)?,
+            Presence::Absent => observed.removed = apt::simulate_removal(&due, apt::DEFAULT_TIMEOUT)?,
         }
         Ok(ReadOutcome::Known(observed))
     }
@@ -153,17 +159,18 @@ impl Resource for PackageResource {
     fn apply(&self, observed: &ObservedPackages, _context: &mut ApplyContext) -> Result<()> {
         let due: Vec<String> =
             self.outdated_packages(observed).map(|(name, version)| apt::package_argument(name, version)).collect();
+        let timeout = self.timeout().map_err(anyhow::Error::msg)?;
         if self.state == Presence::Absent {
-            return apt::remove_packages(&due);
+            return apt::remove_packages(&due, timeout);
         }
         if self.update_cache {
-            apt::update_lists()?;
+            apt::update_lists(timeout)?;
         }
         if self.start {
-            return apt::install_packages(&due, self.install_recommends);
+            return apt::install_packages(&due, self.install_recommends, timeout);
         }
         let quiet = apt::ServiceStartBlock::activate()?;
-        let installed = apt::install_packages(&due, self.install_recommends);
+        let installed = apt::install_packages(&due, self.install_recommends, timeout);
         quiet.deactivate()?;
         installed?;
         let new = self
@@ -174,6 +181,10 @@ impl Resource for PackageResource {
 }
 
 impl PackageResource {
+    fn timeout(&self) -> Result<Duration, String> {
+        parse_timeout(self.timeout.as_deref(), apt::DEFAULT_TIMEOUT)
+    }
+
     /// Returns the names and, if one is fixed, the versions.
     fn requested_versions(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
         self.names.iter().map(|name| match name.split_once('=') {

@@ -14,7 +14,7 @@ use crate::plan::AttributeChange;
 use crate::process::Program;
 
 /// Limit of a job of systemd, for units that have none themselves.
-const JOB_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+pub(super) const JOB_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 /// Run through [`ApplyContext::enable_unit`], which collects several services.
 const ENABLE_COMMAND: &str = "enable";
 /// A reload after each would be most of the time that many services take: there is one, at the end.

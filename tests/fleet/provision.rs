@@ -83,6 +83,29 @@ fn saved_plans_are_rejected_when_hosts_have_changed() {
 }
 
 #[test]
+fn a_package_manager_that_hangs_is_ended_at_its_time_limit() {
+    let Some(fleet) = lock_fleet() else { return };
+    let project = FleetProject::with_fleet(&fleet);
+    // Another package manager is at work, for longer than apt-get waits for it.
+    let lock = "import fcntl, time; f = open('/var/lib/dpkg/lock-frontend', 'w'); fcntl.lockf(f, fcntl.LOCK_EX); \
+                open('/run/dunlin-dpkg-lock', 'w'); time.sleep(3600)";
+    let unit = "dunlin-dpkg-lock.service";
+    fleet.run_as_root("app-01", &format!("rm -f /run/dunlin-dpkg-lock; systemctl stop {unit} 2>/dev/null || true"));
+    fleet.run_as_root("app-01", &format!("systemd-run --quiet --unit={unit} python3 -c \"{lock}\""));
+    fleet.run_as_root("app-01", "until [ -e /run/dunlin-dpkg-lock ]; do sleep 0.1; done");
+    let package =
+        fleet.run_as_root("app-01", "dpkg-query -W -f '${Package}\\n' | grep -x -m1 -e less -e nano -e tzdata");
+    let step = |timeout: &str| {
+        let names = format!("names = [\"{}\"]", package.trim());
+        format!("[[play.step]]\npackage = {{ {names}, state = \"absent\", timeout = \"{timeout}\" }}\n")
+    };
+    project.write_play("app-01", &step("2s"));
+    let failed = project.run_provision(&["--yes"]).assert_status(4);
+    fleet.run_as_root("app-01", &format!("systemctl stop {unit}"));
+    failed.assert_stderr_contains(&["`apt-get", "did not end within 2s", "may have a longer `timeout`"]);
+}
+
+#[test]
 fn exec_prefixes_lines_and_reports_failures() {
     let Some(fleet) = lock_fleet() else { return };
     let project = FleetProject::with_fleet(&fleet);

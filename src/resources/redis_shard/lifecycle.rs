@@ -5,6 +5,7 @@ use anyhow::Result;
 use super::{RedisShard, process};
 use crate::process::Program;
 use crate::resources::HostView;
+use crate::resources::service::JOB_TIMEOUT;
 
 impl RedisShard {
     /// Starts the instance where it does not run.
@@ -13,7 +14,8 @@ impl RedisShard {
     /// Returns the error of systemd or of the server program.
     pub fn start_instance(&self) -> Result<()> {
         match &self.unit {
-            Some(unit) => Program::new("systemctl").args(["start", "--quiet", "--", unit]).run().map(drop),
+            // An instance reads all of its data when it starts, and the unit may have no limit.
+            Some(unit) => run_job(&["start"], unit),
             None if process::is_running(&self.data_dir) => Ok(()),
             None => process::start_daemon(&self.server, &self.conf_path(), &self.user),
         }
@@ -26,7 +28,7 @@ impl RedisShard {
     pub fn enable_and_start(&self) -> Result<()> {
         if let Some(unit) = &self.unit {
             // Without a reload of systemd, which would take longer than all the rest; see World's units.
-            Program::new("systemctl").args(["enable", "--no-reload", "--quiet", "--", unit]).run()?;
+            Program::short("systemctl").args(["enable", "--no-reload", "--quiet", "--", unit]).run()?;
         }
         self.start_instance()
     }
@@ -37,10 +39,7 @@ impl RedisShard {
     /// Returns the error of systemd, or an error if the process does not exit in time.
     pub fn stop_and_disable(&self) -> Result<()> {
         match &self.unit {
-            Some(unit) => Program::new("systemctl")
-                .args(["disable", "--no-reload", "--now", "--quiet", "--", unit])
-                .run()
-                .map(drop),
+            Some(unit) => run_job(&["disable", "--no-reload", "--now"], unit),
             None => process::stop_daemon(&self.data_dir),
         }
     }
@@ -55,4 +54,11 @@ impl RedisShard {
             None => Ok(process::is_running(&self.data_dir)),
         }
     }
+}
+
+/// Runs a job of systemd to its end.
+fn run_job(verb: &[&str], unit: &str) -> Result<()> {
+    let hint = "systemd goes on with the job: see systemctl list-jobs and the journal of the unit";
+    let job = Program::new("systemctl").args(verb).args(["--quiet", "--", unit]).timeout(JOB_TIMEOUT);
+    job.explain_timeout(hint).run().map(drop)
 }

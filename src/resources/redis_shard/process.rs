@@ -35,9 +35,9 @@ pub fn is_running(folder: &Path) -> bool {
 pub fn start_daemon(server: &str, conf: &Path, user: &str) -> Result<()> {
     let is_root = rustix::process::geteuid().is_root();
     let exec = match user {
-        "root" => Program::new("sh"),
-        _ if !is_root => Program::new("sh"),
-        user => Program::new("setpriv").args(["--reuid", user, "--regid", user, "--init-groups", "--", "sh"]),
+        "root" => Program::short("sh"),
+        _ if !is_root => Program::short("sh"),
+        user => Program::short("setpriv").args(["--reuid", user, "--regid", user, "--init-groups", "--", "sh"]),
     };
     let exec = exec.args(["-c", "umask 027; exec \"$1\" \"$2\"", "sh", server]).arg(conf);
     exec.run().with_context(|| format!("starting {server}"))?;
