@@ -54,7 +54,7 @@ pub struct DeployCommand {
     #[arg(long)]
     override_freeze: bool,
     #[command(flatten)]
-    args: RolloutArgs,
+    pub args: RolloutArgs,
 }
 
 impl DeployCommand {

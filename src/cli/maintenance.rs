@@ -21,7 +21,7 @@ pub struct MaintenanceCommand {
     #[arg(value_enum)]
     mode: MaintenanceMode,
     #[command(flatten)]
-    args: RolloutArgs,
+    pub args: RolloutArgs,
 }
 
 /// State of the maintenance after the command.

@@ -169,7 +169,7 @@ fn run_command(cli: Cli) -> ExitCode {
     let reporter = cli.common.new_reporter();
     let name = cli.command.name();
     if let Some(name) = name {
-        reporter.report_start(name);
+        reporter.report_start(name, cli.command.limit());
     }
     let outcome = match dispatch_command(cli) {
         Ok(outcome) => outcome,
@@ -214,6 +214,20 @@ impl CliCommand {
             Self::Runs(_) => "runs",
             Self::Completions(_) | Self::Man(_) | Self::Agent { .. } => return None,
         })
+    }
+}
+
+impl CliCommand {
+    /// Returns the `--limit` of a command that may change hosts: hosts that it excludes have no entry of the run.
+    fn limit(&self) -> Option<&str> {
+        match self {
+            Self::Provision(command) => command.args.limit.as_deref(),
+            Self::Deploy(command) => command.args.limit.as_deref(),
+            Self::Rollback(command) => command.args.limit.as_deref(),
+            Self::Maintenance(command) => command.args.limit.as_deref(),
+            Self::Undeploy(command) => command.args.limit.as_deref(),
+            _ => None,
+        }
     }
 }
 

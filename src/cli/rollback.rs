@@ -21,7 +21,7 @@ pub struct RollbackCommand {
     #[arg(long, value_name = "VERSION")]
     to: Option<String>,
     #[command(flatten)]
-    args: RolloutArgs,
+    pub args: RolloutArgs,
 }
 
 impl RollbackCommand {

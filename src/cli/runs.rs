@@ -116,10 +116,13 @@ impl RecordedRun {
         let names: Vec<&str> = hosts.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         let (command, operator) = (self.text_of("start", "command"), self.text_of("run_started", "operator"));
         let (id, end, started) = (&self.id, self.describe_end(), self.text_of("start", "at"));
-        reporter.print_data(&format!("{id}  {command} by {operator} on {}: {end}", names.join(", ")));
+        let limit = self.find_event("start").and_then(|event| event["limit"].as_str());
+        let shown_limit = limit.map(|limit| format!(" --limit '{limit}'")).unwrap_or_default();
+        let summary = format!("{id}  {command}{shown_limit} by {operator} on {}: {end}", names.join(", "));
+        reporter.print_data(&summary);
         reporter.print_json(
             "recorded_run",
-            json!({ "id": id, "command": command, "operator": operator, "started": started, "hosts": hosts, "outcome": end }),
+            json!({ "id": id, "command": command, "limit": limit, "operator": operator, "started": started, "hosts": hosts, "outcome": end }),
         );
     }
 
@@ -128,7 +131,8 @@ impl RecordedRun {
         for event in &self.events {
             reporter.print_json("recorded_event", json!({ "id": self.id, "recorded": event }));
             if let Some(text) = self.describe_event(event) {
-                reporter.print_data(&format!("  {}  {text}", event["at"].as_str().unwrap_or_default()));
+                let line = format!("  {}  {text}", event["at"].as_str().unwrap_or_default());
+                reporter.print_data(&line);
             }
         }
     }

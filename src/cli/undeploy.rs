@@ -24,7 +24,7 @@ pub struct UndeployCommand {
     #[arg(long, value_name = "SERVICE", requires = "delete_shared")]
     confirm: Option<String>,
     #[command(flatten)]
-    args: RolloutArgs,
+    pub args: RolloutArgs,
 }
 
 impl UndeployCommand {

@@ -39,9 +39,13 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Prints the first JSON event of a run.
-    pub fn report_start(&self, command: &str) {
-        self.print_json("start", json!({"format_version": 1, "command": command}));
+    /// Prints the first JSON event of a run. `limit` selects some of the hosts that the command is for.
+    pub fn report_start(&self, command: &str, limit: Option<&str>) {
+        let mut fields = json!({"format_version": 1, "command": command});
+        if let Some(limit) = limit {
+            fields["limit"] = limit.into();
+        }
+        self.print_json("start", fields);
     }
 
     /// Prints one host's plan.
