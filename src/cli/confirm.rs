@@ -8,6 +8,7 @@ use rustix::termios::{QueueSelector, tcflush};
 
 use super::command_error::CommandError;
 use super::exit::Exit;
+use crate::report::escape_text;
 
 /// Asks a question, unless `--yes` answers it.
 ///
@@ -80,7 +81,8 @@ enum Answer {
 fn ask(prompt: &str, read: impl Fn(&Term) -> std::io::Result<Answer>) -> std::io::Result<Answer> {
     let mut terminal = Term::stderr();
     tcflush(std::io::stdin(), QueueSelector::IFlush)?;
-    write!(terminal, "{prompt} ")?;
+    // A prompt may name what a host or a file called so.
+    write!(terminal, "{} ", escape_text(prompt))?;
     terminal.flush()?;
     let answer = read(&terminal)?;
     terminal.write_line(match answer {

@@ -50,7 +50,8 @@ impl HostsCommand {
                 Ok(session) => {
                     reporter.print_json("facts", json!({"host": name, "facts": session.hello.facts}));
                     let text = serde_json::to_string_pretty(&session.hello.facts).map_err(anyhow::Error::from)?;
-                    reporter.print_data(&format!("{name} {text}"));
+                    // JSON escapes the ends of lines in what the host states.
+                    reporter.print_block(&format!("{name} {text}"));
                 }
                 Err(error) => {
                     reporter.report_failure(name, &error.to_string(), Some(&error.hint()));

@@ -92,7 +92,7 @@ impl ProvisionNewHostCommand {
         if after != before {
             let shown = Disclosure { is_sensitive: false, key: None };
             let change = content_change(Some(before.as_bytes()), after.as_bytes(), shown);
-            reporter.print_data(&format!("{}\n{}", path.display(), change.diff.unwrap_or_default()));
+            reporter.print_block(&format!("{}\n{}", path.display(), change.diff.unwrap_or_default()));
             if self.args.dry_run {
                 reporter.print_status(
                     "dry run: the inventory is not changed; the host can be planned once the inventory has it",

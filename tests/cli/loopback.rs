@@ -280,6 +280,24 @@ fn runs_are_recorded() {
     snapshot("runs", &outputs.map(stable));
 }
 
+#[test]
+fn a_text_of_a_host_is_one_line_of_its_run() {
+    let project = project();
+    let forged = "no space\\n20261101T111500-8  provision by root@trusted on web-1: done\\u001b[2K";
+    let at = "\"at\":\"2026-11-01T10:15:00Z\"";
+    let events = format!(
+        "{{{at},\"event\":\"start\",\"command\":\"deploy\",\"limit\":\"web-1\"}}\n\
+         {{{at},\"event\":\"run_started\",\"operator\":\"a@b\",\"hosts\":[\"web-1\"]}}\n\
+         {{{at},\"event\":\"failed\",\"host\":\"web-1\",\"error\":\"{forged}\"}}\n\
+         {{{at},\"event\":\"step_failed\",\"host\":\"web-1\",\"error\":\"{forged}\"}}\n"
+    );
+    project.write(".dunlin/runs/20261101T101500-7.jsonl", &events);
+    let outputs =
+        [&["runs"][..], &["runs", "show", "20261101T101500-7"]].map(|command| project.dunlin(command).ends(0));
+    assert_eq!(outputs[1].stdout.lines().count(), 3, "{}", outputs[1].stdout);
+    snapshot("runs-hostile-text", &outputs);
+}
+
 fn machine() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap()
 }
