@@ -24,11 +24,13 @@ pub const MAX_RUNS: usize = 1000;
 pub const MAX_FOLDER_BYTES: u64 = 256 << 20;
 
 /// A process is one run.
-static RUN_LOG: Mutex<RunLog> = Mutex::new(RunLog { early: Vec::new(), file: None });
+static RUN_LOG: Mutex<RunLog> = Mutex::new(RunLog { early: Vec::new(), file: None, is_torn: false });
 
 struct RunLog {
     early: Vec<String>,
     file: Option<File>,
+    /// Set if a failed write may have left part of a line.
+    is_torn: bool,
 }
 
 /// Records an event.
@@ -93,7 +95,9 @@ impl RunLog {
     /// Writes a line if it can: a full disk of the operator must not stop the run halfway.
     fn write_line(&mut self, line: &str) {
         if let Some(file) = &mut self.file {
-            file.write_all(format!("{line}\n").as_bytes()).ok();
+            // The rest of an event that did not fit must not take the next one with it.
+            let begin = if self.is_torn { "\n" } else { "" };
+            self.is_torn = file.write_all(format!("{begin}{line}\n").as_bytes()).is_err();
         }
     }
 }
@@ -105,6 +109,22 @@ fn lock_log() -> MutexGuard<'static, RunLog> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_event_after_a_full_disk_is_not_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.jsonl");
+        let open = || OpenOptions::new().create(true).append(true).open(&path).unwrap();
+        let mut log = RunLog { early: Vec::new(), file: Some(open()), is_torn: false };
+        log.write_line("1");
+        // A full disk takes a part of the line.
+        open().write_all(b"{\"ev").unwrap();
+        log.file = Some(OpenOptions::new().write(true).open("/dev/full").unwrap());
+        log.write_line("2");
+        log.file = Some(open());
+        log.write_line("3");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "1\n{\"ev\n3\n");
+    }
 
     #[test]
     fn the_oldest_runs_are_removed() {
