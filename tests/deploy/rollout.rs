@@ -231,6 +231,25 @@ fn failing_hooks_stop_the_switch() {
     fixture.assert_serves(&new);
 }
 
+#[test]
+fn root_runs_no_program_that_another_user_can_change() {
+    let mut fixture = DeployFixture::new_fixture();
+    fixture.deploy_release(&desired_release("0.9"), &CrashPoint::never());
+    let hook = SwitchHooks { before: vec![vec!["bin/demo".to_owned()]], ..SwitchHooks::default() };
+    let mut release = DesiredRelease { drain: hook, ..desired_release("1.0") };
+    release.program = "#!/bin/sh\necho ran >> $DUNLIN_ROOT/../ran\n";
+    let ran = fixture.root().join("../ran");
+    for (version, mode, is_run) in [("1.0", 0o755, true), ("1.1", 0o777, false)] {
+        release.version = version;
+        let mut desired = fixture.desired_state(&release);
+        desired.manifest.files[0].mode = mode;
+        let outcome = fixture.deploy_desired(&desired, &CrashPoint::never());
+        assert_eq!(ran.exists(), is_run, "{outcome:?}");
+        assert_eq!(format!("{outcome:?}").contains("is not run as root"), !is_run, "{outcome:?}");
+        fs::remove_file(&ran).ok();
+    }
+}
+
 /// Hooks that keep a file while the host is out of rotation; the way back fails while `stuck` exists.
 fn rotation_hooks(fixture: &DeployFixture) -> SwitchHooks {
     let path = |name: &str| fixture.folder.path().join(name).display().to_string();

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::host_fs;
 use crate::process::{Completed, OnAgentDeath, Program};
 use crate::protocol::deploy::ServiceRef;
 
@@ -54,6 +55,9 @@ impl CommandContext<'_> {
         } else {
             PathBuf::from(program)
         };
+        if self.user.is_none() && path.starts_with(&self.scope.base_dir) {
+            ensure_unchangeable(&path)?;
+        }
         let mut words: Vec<&OsStr> = Vec::new();
         if !mounts.is_empty() {
             let namespace =
@@ -74,6 +78,18 @@ impl CommandContext<'_> {
             .env("DUNLIN_VERSION", self.version)
             .env("DUNLIN_RELEASE", self.release_dir)
             .env("DUNLIN_ROOT", &self.scope.base_dir))
+    }
+}
+
+/// Refuses a program of a release that another user can change, such as the service: it would run as root. One that is
+/// missing is reported when it is started.
+fn ensure_unchangeable(program: &Path) -> Result<()> {
+    match host_fs::ensure_system_path(program) {
+        Err(error) if !error.is_not_found() => {
+            let hint = "set `user` in the recipe, or leave out `owner` of its files";
+            Err(error).with_context(|| format!("{} is not run as root ({hint})", program.display()))
+        }
+        _ => Ok(()),
     }
 }
 
