@@ -30,16 +30,8 @@ impl SshPeer {
         if servers.is_empty() {
             return None;
         }
-        let matches = servers.iter().map(|pid| format!("_PID={pid}")).collect::<Vec<_>>();
-        let mut arguments: Vec<&str> = vec!["--quiet", "--no-pager", "--output=cat", "--boot"];
-        for (index, one) in matches.iter().enumerate() {
-            if index > 0 {
-                arguments.push("+");
-            }
-            arguments.push(one);
-        }
-        let said =
-            Program::new("journalctl").args(arguments).timeout(JOURNAL_TIMEOUT).max_output(1 << 20).run().ok()?;
+        let program = Program::new("journalctl").args(journal_arguments(&servers));
+        let said = program.timeout(JOURNAL_TIMEOUT).max_output(1 << 20).run().ok()?;
         String::from_utf8_lossy(&said).lines().rev().find_map(Self::parse)
     }
 
@@ -60,6 +52,17 @@ impl fmt::Display for SshPeer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}@{} ({})", self.user, self.address, self.key.as_deref().unwrap_or("without a key"))
     }
+}
+
+/// Returns the arguments that select what these processes logged as root. Another user's process may have had one of
+/// the numbers before, and may have logged a line like sshd's.
+fn journal_arguments(servers: &[u32]) -> Vec<String> {
+    let mut arguments = ["--quiet", "--no-pager", "--output=cat", "--boot"].map(str::to_owned).to_vec();
+    for (index, pid) in servers.iter().enumerate() {
+        arguments.extend((index > 0).then(|| "+".to_owned()));
+        arguments.extend(["_UID=0".to_owned(), format!("_PID={pid}")]);
+    }
+    arguments
 }
 
 /// Returns the processes of sshd above this one: the one that checked the key is among them.
@@ -93,6 +96,8 @@ mod tests {
         assert_eq!(peer.to_string(), "root@192.0.2.7 (SHA256:abc/+1)");
         let peer = SshPeer::parse("Accepted password for ops from 2001:db8::1 port 2 ssh2").unwrap();
         assert_eq!((peer.address.as_str(), peer.key), ("2001:db8::1", None));
+        let words = journal_arguments(&[7, 9]).join(" ");
+        assert_eq!(words, "--quiet --no-pager --output=cat --boot _UID=0 _PID=7 + _UID=0 _PID=9");
         assert_eq!(SshPeer::parse("Failed password for root from 192.0.2.7 port 1 ssh2"), None);
     }
 }
