@@ -8,6 +8,7 @@
     reason = "a test stops at what is missing, and prints what it measured"
 )]
 
+mod full_disk;
 #[path = "../support/messages.rs"]
 mod messages;
 mod paths;

@@ -25,4 +25,6 @@ mod program;
 mod project;
 mod rebalance;
 mod shards;
+#[path = "../support/terminal.rs"]
+mod terminal;
 mod words;

@@ -12,6 +12,7 @@
     reason = "a test stops at what is missing, and prints what it measured"
 )]
 
+mod attacks;
 mod chosen_instance;
 mod cluster;
 mod contracts;
@@ -40,6 +41,8 @@ mod rollouts;
 mod services;
 mod shop;
 mod socket_activation;
+#[path = "../support/terminal.rs"]
+mod terminal;
 mod timing;
 mod tls;
 mod writers;
