@@ -41,11 +41,12 @@ fn a_user_can_neither_hold_the_lock_of_a_host_nor_read_its_state() {
 fn what_commands_create_does_not_depend_on_the_umask_of_the_login() {
     let Some(fleet) = lock_fleet() else { return };
     let project = FleetProject::with_fleet(&fleet);
+    fleet.run_as_root(HOST, "sed -i '1i umask 077' /home/deploy/.bashrc; rm -rf /var/lib/dunlin/agent");
     // The first run pushes the agent, the second one finds it.
-    fleet.run_as_root(HOST, "rm -rf /var/lib/dunlin/agent");
-    for _ in 0..2 {
-        let shown = project.run_dunlin(&["exec", HOST, "--", "sh", "-c", "umask"]).assert_status(0);
-        assert_eq!(shown.stdout, "app-01: 0022\n");
+    let shown = [(); 2].map(|()| project.run_dunlin(&["exec", HOST, "--", "sh", "-c", "umask"]));
+    fleet.run_as_root(HOST, "sed -i '/^umask 077$/d' /home/deploy/.bashrc");
+    for output in shown {
+        assert_eq!(output.assert_status(0).stdout, "app-01: 0022\n");
     }
 }
 
