@@ -141,7 +141,8 @@ async fn open_session(inner: &RabbitState) -> Result<RabbitSession, QueueError> 
     })
 }
 
-/// Declares the queue of dead letters. One of an earlier release has no delivery limit, and keeps its arguments.
+/// Declares the queue of dead letters. One of an earlier release has no delivery limit, and keeps its arguments; the policy
+/// `timeline-dead` of the playbook gives it one.
 async fn declare_dead_letters(connection: &Connection, inner: &RabbitState) -> Result<(), QueueError> {
     // a refusal ends this channel
     let channel = connection.create_channel().await?;
@@ -150,7 +151,8 @@ async fn declare_dead_letters(connection: &Connection, inner: &RabbitState) -> R
         Err(error) if has_other_arguments(&error) => {
             tracing::warn!(
                 queue = name,
-                "the queue has no delivery limit of its own: replay it and delete it before an upgrade to RabbitMQ 4"
+                "the queue has no delivery limit of its own: RabbitMQ 4 needs a policy that gives it one (timeline-dead of \
+                 playbooks/site.toml)"
             );
             Ok(())
         }

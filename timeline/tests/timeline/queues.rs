@@ -74,9 +74,8 @@ async fn postgres_ends_a_message_that_kills_its_workers() {
         .await;
 }
 
-async fn open_channel(rabbit: &Rabbit) -> (Connection, Channel) {
-    let connection =
-        Connection::connect(&rabbit.url(), ConnectionProperties::default()).await.expect("RabbitMQ accepts");
+async fn open_channel(url: &str) -> (Connection, Channel) {
+    let connection = Connection::connect(url, ConnectionProperties::default()).await.expect("RabbitMQ accepts");
     let channel = connection.create_channel().await.expect("a channel");
     (connection, channel)
 }
@@ -97,7 +96,7 @@ async fn a_message_to_a_deleted_queue_is_not_confirmed() {
     let prefix = format!("deleted-{}", std::process::id());
     let queue = open_rabbit_queue(&rabbit, &prefix).await;
     queue.publish(vec![letter(QueueName::Counter, "first")]).await.expect("it is stored");
-    let (_connection, channel) = open_channel(&rabbit).await;
+    let (_connection, channel) = open_channel(&rabbit.url()).await;
     let name = format!("{prefix}.counter");
     channel.queue_delete(name.into(), QueueDeleteOptions::default()).await.expect("it is deleted");
     let result = queue.publish(vec![letter(QueueName::Counter, "second")]).await;
@@ -127,7 +126,7 @@ async fn dead_letters_have_a_delivery_limit_that_is_never_reached() {
     let queue = open_rabbit_queue(&rabbit, &prefix).await;
     queue.publish(vec![letter(QueueName::Dead, "letter")]).await.expect("it is stored");
     // a queue can only be declared again with the arguments that it has
-    let (_connection, channel) = open_channel(&rabbit).await;
+    let (_connection, channel) = open_channel(&rabbit.url()).await;
     let (name, options) = (format!("{prefix}.dead"), QueueDeclareOptions::durable());
     let declared = channel.queue_declare(name.into(), options, dead_arguments(Some(1_000_000_000))).await;
     assert_eq!(declared.map(|queue| queue.message_count()).ok(), Some(1));
@@ -137,10 +136,53 @@ async fn dead_letters_have_a_delivery_limit_that_is_never_reached() {
 async fn a_queue_of_dead_letters_of_an_earlier_release_is_used_as_it_is() {
     let rabbit = Rabbit::shared();
     let prefix = format!("earlier-{}", std::process::id());
-    let (_connection, channel) = open_channel(&rabbit).await;
+    let (_connection, channel) = open_channel(&rabbit.url()).await;
     let (name, options) = (format!("{prefix}.dead"), QueueDeclareOptions::durable());
     channel.queue_declare(name.into(), options, dead_arguments(None)).await.expect("it is declared");
     let queue = open_rabbit_queue(&rabbit, &prefix).await;
+    queue.publish(vec![letter(QueueName::Dead, "letter")]).await.expect("it is stored");
+    let taken = queue.receive(QueueName::Dead, 2, Duration::from_secs(5)).await.expect("it answers");
+    assert_eq!(taken.len(), 1);
+}
+
+/// The policies of `playbooks/site.toml`.
+fn policies() -> Vec<toml::Table> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../playbooks/site.toml");
+    let playbook: toml::Table =
+        std::fs::read_to_string(path).expect("the playbook").parse().expect("the playbook is TOML");
+    let plays = playbook["play"].as_array().expect("plays").iter();
+    let steps = plays.filter_map(|play| play.get("step")?.as_array()).flatten();
+    steps.filter_map(|step| step.get("rabbitmq_policy")?.as_table().cloned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_playbook_gives_dead_letters_of_an_earlier_release_a_delivery_limit() {
+    let rabbit = Rabbit::shared();
+    let vhost = format!("policies-{}", std::process::id());
+    rabbit.control(&["add_vhost", &vhost]);
+    rabbit.control(&["set_permissions", "-p", &vhost, "guest", ".*", ".*", ".*"]);
+    let (_connection, channel) = open_channel(&rabbit.url_of(&vhost)).await;
+    let options = QueueDeclareOptions::durable();
+    channel.queue_declare("tl.dead".into(), options, dead_arguments(None)).await.expect("it is declared");
+    let queue = RabbitQueue::start(rabbit.url_of(&vhost), "tl".to_owned());
+    until("the queue answers", async || queue.ping().await.is_ok()).await;
+    for policy in policies() {
+        let text = |key: &str| policy[key].as_str().expect("a string");
+        let definition = serde_json::to_string(&policy["definition"]).expect("JSON");
+        let priority = policy.get("priority").and_then(toml::Value::as_integer).unwrap_or(0).to_string();
+        let flags = ["set_policy", "-p", &vhost, "--priority", &priority, "--apply-to", text("apply_to")];
+        rabbit.control(&[&flags[..], &[text("name"), text("pattern"), &definition]].concat());
+    }
+    let setting = |queue: &str, name: &str| {
+        let of_queue = format!("rabbit_misc:r(<<\"{vhost}\">>, queue, <<\"{queue}\">>)");
+        let lookup = format!("{{ok, Q}} = rabbit_amqqueue:lookup({of_queue}), rabbit_policy:get(<<\"{name}\">>, Q).");
+        rabbit.control(&["eval", &lookup]).trim().to_owned()
+    };
+    // a policy reaches a queue a moment later
+    until("the policies hold", async || setting("tl.dead", "delivery-limit") == "1000000000").await;
+    until("the size is limited", async || setting("tl.dead", "max-length-bytes") == "2000000000").await;
+    until("of all queues", async || setting("tl.counter", "max-length-bytes") == "2000000000").await;
+    assert_eq!(setting("tl.counter", "delivery-limit"), "undefined", "it has its own");
     queue.publish(vec![letter(QueueName::Dead, "letter")]).await.expect("it is stored");
     let taken = queue.receive(QueueName::Dead, 2, Duration::from_secs(5)).await.expect("it answers");
     assert_eq!(taken.len(), 1);

@@ -352,6 +352,23 @@ impl Rabbit {
         format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
     }
 
+    /// The same server with another virtual host.
+    pub fn url_of(&self, vhost: &str) -> String {
+        self.url().replace("%2f", vhost)
+    }
+
+    /// Runs `rabbitmqctl` and returns what it prints.
+    #[allow(dead_code, reason = "not every test binary does")]
+    pub fn control(&self, args: &[&str]) -> String {
+        let mut command = Command::new("/usr/lib/rabbitmq/bin/rabbitmqctl");
+        command.args(["-q", "-n", "timeline@localhost"]).args(args);
+        command.env("HOME", self.dir.path()).env("ERL_EPMD_PORT", self.mapper_port.to_string());
+        let output = command.output().expect("rabbitmqctl runs");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "rabbitmqctl {args:?}: {error}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     pub fn kill(&self) {
         drop(self.process.lock().unwrap_or_else(PoisonError::into_inner).take());
         wait_until_closed(self.port);
