@@ -20,7 +20,7 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{VERSION, auth::TokenKey, telemetry::new_request_id, timelines::Timelines};
+use crate::{VERSION, auth::TokenKey, telemetry::new_unique_id, timelines::Timelines};
 
 mod extract;
 mod problem;
@@ -100,7 +100,7 @@ async fn trace_request(mut request: Request, next: Next) -> Response {
             && id.len() <= MAX_REQUEST_ID
             && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
     };
-    let id = given.filter(is_word).map_or_else(new_request_id, str::to_owned);
+    let id = given.filter(is_word).map_or_else(new_unique_id, str::to_owned);
     request.extensions_mut().insert(RequestId(id.clone()));
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let start = std::time::Instant::now();

@@ -101,6 +101,12 @@ pub struct Settings {
     /// Followers per delivery
     #[arg(long, env = "TIMELINE_CHUNK", default_value = "2000", value_name = "N")]
     pub chunk: usize,
+    /// Deliveries per shard that a worker parks; more are dropped, and the shard's timelines are rebuilt
+    #[arg(long, env = "TIMELINE_MAX_PARKED", default_value = "20000", value_name = "N")]
+    pub max_parked: usize,
+    /// Timelines per second that a worker rebuilds after that
+    #[arg(long, env = "TIMELINE_REFRESH_RATE", default_value = "50", value_name = "R")]
+    pub refresh_rate: f64,
 }
 
 impl Settings {
@@ -112,6 +118,7 @@ impl Settings {
         ensure!((1..=10_000).contains(&self.cap), "--cap must be between 1 and 10000");
         ensure!((1..=20_000).contains(&self.chunk), "--chunk must be between 1 and 20000");
         ensure!(self.database_connections > 0, "--database-connections must be above 0");
+        ensure!(self.refresh_rate > 0.0, "--refresh-rate must be above 0");
         ensure!(self.push_followers <= self.pull_followers, "--push-followers must not exceed --pull-followers");
         self.database_options()?;
         if self.mode == Mode::Push {
@@ -195,6 +202,8 @@ impl Settings {
             chunk: self.chunk,
             fast_followers: self.fast_followers,
             thresholds: PullThresholds { upper: self.pull_followers, lower: self.push_followers },
+            max_parked: self.max_parked,
+            refresh_rate: self.refresh_rate,
             ..WorkerOptions::default()
         }
     }

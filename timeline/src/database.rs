@@ -10,6 +10,7 @@ use tokio_postgres::{Config, NoTls, Row, types::ToSql};
 
 mod events;
 mod queue;
+mod refreshes;
 pub mod schema;
 pub mod sql;
 mod tweets;

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
-use dunlin_shards::{RetryPolicy, ShardConnections, ShardError, ShardId};
+use dunlin_shards::{RetryPolicy, Routing, ShardConnections, ShardError, ShardId, SlotRange};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use redis::{Cmd, FromRedisValue};
 
@@ -240,6 +240,30 @@ impl Lists {
         Ok(self.call::<i64>(&key, &commit).await? == 1)
     }
 
+    /// Removes lists of one shard, so that they are built again when they are read. Returns for each whether it existed.
+    ///
+    /// # Errors
+    /// The shard does not answer; some may be removed.
+    pub async fn forget(&self, lists: &[List]) -> Result<Vec<bool>, ListError> {
+        let mut existed = Vec::with_capacity(lists.len());
+        for part in lists.chunks(KEYS_PER_CALL) {
+            let keys: Vec<String> = part.iter().map(|list| list.key()).collect();
+            let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+            let removed: Vec<i64> = self.call(keys[0], &fcall("tl_v2_forget", &keys)).await?;
+            existed.extend(removed.iter().map(|count| *count == 1));
+        }
+        Ok(existed)
+    }
+
+    /// Tells whether each shard has the slots that it has had in an earlier map.
+    pub fn has_slots_of(&self, earlier: &Arc<Routing>) -> bool {
+        let now = self.shards.routing();
+        let slots = |routing: &Routing| -> Vec<(ShardId, Vec<SlotRange>)> {
+            routing.shards.iter().map(|route| (route.id, route.slots.clone())).collect()
+        };
+        Arc::ptr_eq(earlier, &now) || slots(earlier) == slots(&now)
+    }
+
     /// Returns the share of the shards that answer within `limit`, between 0 and 1.
     pub async fn share_alive(&self, limit: Duration) -> f64 {
         let health = self.shards.check_health(limit).await;
@@ -257,11 +281,7 @@ impl Lists {
         loop {
             let before = self.shards.routing();
             let outcomes = self.change_once(function, cap, entries).await;
-            let after = self.shards.routing();
-            let slots = |routing: &dunlin_shards::Routing| {
-                routing.shards.iter().map(|route| (route.id, route.slots.clone())).collect::<Vec<_>>()
-            };
-            if Arc::ptr_eq(&before, &after) || slots(&before) == slots(&after) {
+            if self.has_slots_of(&before) {
                 return outcomes;
             }
         }

@@ -49,9 +49,11 @@ pub const METRICS: &[Metric] = &[
     metric(Counter, "shard_redirects_total", &[], "Requests sent again to another primary"),
     metric(Gauge, "shard_state", &["shard"], "1 if the shard answers, otherwise 0"),
     metric(Counter, "tl_deliveries_total", &["op", "result"], "Entries delivered to timelines"),
+    metric(Counter, "tl_dropped_total", &["shard"], "Deliveries dropped because the shard's timelines are rebuilt"),
     metric(Gauge, "tl_parked_messages", &["shard"], "Messages that wait for a shard that did not answer"),
     metric(Counter, "tl_parked_total", &["shard"], "Deliveries parked because the shard did not answer"),
     metric(Histogram, "tl_push_lag_seconds", &[], "Time from the commit of an event to the reply of Redis"),
+    metric(Gauge, "tl_refresh_pending", &["shard"], "1 while the shard's timelines wait to be rebuilt, otherwise 0"),
     metric(Histogram, "tl_read_seconds", &["source"], "Duration of reading a page"),
     metric(Counter, "tl_rebuild_coalesced_total", &[], "Requests that shared the rebuild of another one"),
     metric(Counter, "tl_rebuild_total", &["reason"], "Timelines built from the database"),
@@ -110,14 +112,11 @@ impl Metric {
     }
 }
 
-/// Returns an ID that is unique for this process.
-pub fn process_token() -> &'static str {
-    static TOKEN: OnceLock<String> = OnceLock::new();
-    TOKEN.get_or_init(|| format!("{:x}{:08x}", crate::ids::unix_ms_now(), RandomState::new().hash_one(0) as u32))
-}
-
-/// Returns a new id for a request that has none.
-pub fn new_request_id() -> String {
+/// Returns an ID that no other has, in this process and in others.
+pub fn new_unique_id() -> String {
+    static PROCESS: OnceLock<String> = OnceLock::new();
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    format!("{}-{}", process_token(), COUNT.fetch_add(1, Ordering::Relaxed))
+    let process =
+        PROCESS.get_or_init(|| format!("{:x}{:08x}", crate::ids::unix_ms_now(), RandomState::new().hash_one(0) as u32));
+    format!("{process}-{}", COUNT.fetch_add(1, Ordering::Relaxed))
 }

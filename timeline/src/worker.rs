@@ -1,9 +1,9 @@
 //! From the outbox to the lists: the relay publishes events, the planner divides followers into ranges, deliveries
 //! change timelines, counters are counted.
 //!
-//! Each task can be done twice and in any order. A handler that cannot reach a database or the queue tries again in
-//! place, so that no delivery limit is used up by an outage; a shard that does not answer only holds up its own part,
-//! which is parked.
+//! Each task can be done twice and in any order. A handler that cannot reach a database or the queue tries again in place,
+//! so that no delivery limit is used up by an outage; a shard that does not answer only holds up its own part, which is
+//! parked. Where that is too much, it is dropped, and the shard's timelines are rebuilt when it answers (`refresh`).
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::{
     database::{Databases, DbError, PullThresholds},
-    lists::Lists,
+    lists::{ListError, Lists},
     queue::{Queue, QueueError, QueueName},
     timelines::{SharedDbError, Timelines},
 };
@@ -27,6 +27,7 @@ pub mod janitor;
 mod park;
 mod plan;
 pub mod reconcile;
+mod refresh;
 pub mod relay;
 pub mod replay;
 
@@ -47,6 +48,12 @@ pub struct WorkerOptions {
     pub poll_interval: Duration,
     /// Time for which a claim on events lasts.
     pub claim_lease: Duration,
+    /// Number of messages per shard that this process parks before it drops them, and the shard's timelines are rebuilt.
+    pub max_parked: usize,
+    /// Timelines per second that are rebuilt after that.
+    pub refresh_rate: f64,
+    /// Time after which another process takes over a refresh that does not go on.
+    pub refresh_lease: Duration,
 }
 
 impl Default for WorkerOptions {
@@ -59,6 +66,9 @@ impl Default for WorkerOptions {
             fast_consumers: 4,
             poll_interval: Duration::from_millis(50),
             claim_lease: Duration::from_secs(10),
+            max_parked: 20_000,
+            refresh_rate: 50.0,
+            refresh_lease: Duration::from_secs(30),
         }
     }
 }
@@ -72,6 +82,7 @@ pub struct Worker {
     options: Arc<WorkerOptions>,
     wake: Arc<Notify>,
     parked: Arc<park::ParkedMessages>,
+    refreshes: Arc<refresh::RequestedRefreshes>,
 }
 
 /// Something that a task needs does not answer; the task is to be tried again.
@@ -86,6 +97,9 @@ pub enum WorkError {
     /// The queue.
     #[error(transparent)]
     Queue(#[from] QueueError),
+    /// A shard.
+    #[error(transparent)]
+    Shard(#[from] ListError),
     /// A message cannot be written.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
@@ -97,7 +111,7 @@ impl WorkError {
         match self {
             WorkError::Database(error) => error.is_of_data(),
             WorkError::Shared(error) => error.is_of_data(),
-            WorkError::Queue(_) | WorkError::Json(_) => false,
+            WorkError::Queue(_) | WorkError::Shard(_) | WorkError::Json(_) => false,
         }
     }
 }
@@ -117,7 +131,8 @@ impl Worker {
         options: WorkerOptions,
         wake: Arc<Notify>,
     ) -> Worker {
-        Worker { timelines, lists, queue, options: Arc::new(options), wake, parked: Arc::default() }
+        let options = Arc::new(options);
+        Worker { timelines, lists, queue, options, wake, parked: Arc::default(), refreshes: Arc::default() }
     }
 
     /// Works until `stop` becomes true; then ends what was begun, and gives back the rest.
@@ -140,6 +155,7 @@ impl Worker {
                 tasks.spawn(consume::consume(self.clone(), queue, batch, stop.clone()));
             }
         }
+        tasks.spawn(refresh::run(self.clone(), stop.clone()));
         tasks.spawn(janitor::run(self.timelines.clone(), Some(self.clone()), stop));
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended {

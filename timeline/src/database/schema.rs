@@ -5,7 +5,7 @@ use anyhow::{Context as _, bail, ensure};
 use tokio_postgres::{Client, Transaction};
 
 /// The schema versions that this binary works with, both ends included.
-pub const SUPPORTED: std::ops::RangeInclusive<i32> = 1..=1;
+pub const SUPPORTED: std::ops::RangeInclusive<i32> = 2..=2;
 
 /// The key of the advisory lock: one migration at a time per database.
 const LOCK: i64 = 0x7469_6d65_6c69_6e65;
@@ -50,7 +50,22 @@ create table if not exists outbox (
   claimed_until timestamptz
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);";
 
-const MIGRATIONS: &[Migration] = &[Migration {
+const MIGRATIONS: &[Migration] = &[FIRST, SHARD_REFRESHES];
+
+/// Shards whose timelines wait to be rebuilt. Older releases park every delivery instead.
+const SHARD_REFRESHES: Migration = Migration {
+    version: 2,
+    phase: Phase::Expand,
+    users: "\
+create table shard_refreshes (
+  shard integer primary key,
+  begun_by text,
+  claimed_until timestamptz
+);",
+    tweets: "",
+};
+
+const FIRST: Migration = Migration {
     version: 1,
     phase: Phase::Expand,
     users: "\
@@ -98,7 +113,7 @@ create table queue (
   attempts integer not null default 0,
   primary key (queue, id)
 ) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);",
-}];
+};
 
 impl Part {
     fn name(self) -> &'static str {

@@ -75,6 +75,19 @@ statements! {
                        following_count = following_count + change.following, \
                        tweets_count = tweets_count + change.tweets from change join locked using (id) \
                        where users.id = change.id";
+    /// Requests that the timelines of shards are rebuilt; who rebuilds them already has begun too early.
+    REQUEST_REFRESH = "insert into shard_refreshes (shard) select shard from unnest($1::integer[]) as shard order by shard \
+                       on conflict (shard) do update set begun_by = null where shard_refreshes.begun_by is not null";
+    /// Lists the shards whose timelines are to be rebuilt.
+    REQUESTED_REFRESHES = "select shard from shard_refreshes";
+    /// Begins to rebuild the timelines of a shard, unless somebody else does.
+    BEGIN_REFRESH = "update shard_refreshes set begun_by = $2, claimed_until = clock_timestamp() + make_interval(secs => $3) \
+                     where shard = $1 and (begun_by is null or claimed_until < clock_timestamp())";
+    /// Extends the time that this may take.
+    EXTEND_REFRESH = "update shard_refreshes set claimed_until = clock_timestamp() + make_interval(secs => $3) \
+                      where shard = $1 and begun_by = $2";
+    /// Ends it, unless it was requested again meanwhile.
+    END_REFRESH = "delete from shard_refreshes where shard = $1 and begun_by = $2";
     /// Forgets events that cannot be delivered again any more.
     PRUNE_EVENTS = "delete from counter_applied where event_id < $1";
     /// Counts what the counters of some users must say, beside what they say.

@@ -109,6 +109,13 @@ local function filter(keys, args)
   return removed
 end
 
+-- KEYS: lists. Removes them, and returns for each whether it was there.
+local function forget(keys)
+  local removed = {}
+  for index, key in ipairs(keys) do removed[index] = redis.call('DEL', key) end
+  return removed
+end
+
 -- KEYS: one list; ARGV: token, lease in ms, "force" or "". "begun", "busy" (another rebuild runs) or "warm".
 local function rebuild_begin(keys, args)
   local key, token, lease = keys[1], args[1], tonumber(args[2])
@@ -193,4 +200,5 @@ redis.register_function('tl_v2_rebuild_commit', rebuild_commit)
 -- What reads or removes works at maxmemory as well: otherwise nothing would ever become free.
 redis.register_function({ function_name = 'tl_v2_remove', callback = remove, flags = { 'allow-oom' } })
 redis.register_function({ function_name = 'tl_v2_filter', callback = filter, flags = { 'allow-oom' } })
+redis.register_function({ function_name = 'tl_v2_forget', callback = forget, flags = { 'allow-oom' } })
 redis.register_function({ function_name = 'tl_v2_read', callback = read, flags = { 'allow-oom' } })

@@ -1,13 +1,13 @@
 //! Building a list that is not there: once per process, however many ask for it, and never more than a few at a time.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::Arc;
 
 pub use super::source::Snapshot;
 use super::{SharedDbError, Timelines};
-use crate::lists::{List, Lists, RebuildStart};
+use crate::{
+    lists::{List, Lists, RebuildStart},
+    telemetry::new_unique_id,
+};
 
 /// Number of entries that a snapshot has where nothing is stored.
 const PULL_CAP: usize = 1000;
@@ -19,6 +19,8 @@ pub enum RebuildReason {
     Cold,
     /// An operator asked for it.
     Requested,
+    /// It was removed because deliveries to its shard were dropped.
+    Refreshed,
 }
 
 impl RebuildReason {
@@ -26,6 +28,7 @@ impl RebuildReason {
         match self {
             RebuildReason::Cold => "cold",
             RebuildReason::Requested => "requested",
+            RebuildReason::Refreshed => "refreshed",
         }
     }
 }
@@ -50,7 +53,7 @@ impl Timelines {
 
     async fn build(&self, lists: &Lists, list: List, reason: RebuildReason) -> Result<Arc<Snapshot>, SharedDbError> {
         let _slot = self.inner.rebuild_slots.acquire().await;
-        let token = new_token();
+        let token = new_unique_id();
         let start = lists.begin_rebuild(list, &token, reason == RebuildReason::Requested).await;
         let snapshot = self.snapshot(list, lists.options().cap).await?;
         if let Ok(RebuildStart::Begun) = start {
@@ -63,10 +66,4 @@ impl Timelines {
         }
         Ok(Arc::new(snapshot))
     }
-}
-
-/// Returns a name for a rebuild that no other has, in this process and in others.
-fn new_token() -> String {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    format!("{}-{}-{}", crate::telemetry::process_token(), std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }

@@ -8,7 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dunlin_shards::ShardId;
 
-use super::{WorkError, Worker, follows, park::park};
+use super::{
+    WorkError, Worker, follows,
+    park::{Parked, park},
+};
 use crate::{
     database::FollowerRange,
     ids::{Id, unix_ms_now},
@@ -119,15 +122,12 @@ async fn park_failed(
         if shards.is_empty() {
             continue;
         }
-        for shard in &shards {
-            metrics::counter!("tl_parked_total", "shard" => shard.to_string()).increment(1);
-        }
-        let task = Deliver { shards: Some(shards), parked: deliver.parked + 1, ..(*deliver).clone() };
-        parked.push((*message, Task::Deliver(task)));
+        let task = Task::Deliver(Deliver { parked: deliver.parked + 1, ..(*deliver).clone() });
+        parked.push(Parked { message, task, shards });
     }
     for outcome in failed.values() {
         if let Err(error) = &outcome.result {
-            tracing::debug!(shard = outcome.shard.0, error = %error, "deliveries are parked");
+            tracing::debug!(shard = outcome.shard.0, error = %error, "deliveries fail");
         }
     }
     park(worker, parked).await

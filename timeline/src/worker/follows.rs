@@ -3,7 +3,10 @@
 //!
 //! The state in the database decides, not the message; so follows and unfollows can be handled in any order.
 
-use super::{WorkError, Worker, park::park};
+use super::{
+    WorkError, Worker,
+    park::{Parked, park},
+};
 use crate::{
     database::Range,
     ids::Id,
@@ -21,7 +24,8 @@ pub(super) async fn align(worker: &Worker, message: &Message, follow: Follow) ->
         Ok(()) => Ok(()),
         Err(_) => {
             let task = Task::Follow(Follow { parked: follow.parked + 1, ..follow });
-            park(worker, vec![(message, task)]).await
+            let shard = worker.lists.shard_of(List::Home(follow.follower)).0;
+            park(worker, vec![Parked { message, task, shards: vec![shard] }]).await
         }
     }
 }

@@ -70,7 +70,9 @@ async fn set_worker_gauges(worker: &Worker) {
     for route in &worker.lists.shards().routing().shards {
         let count = parked.get(&route.id.0).copied().unwrap_or(0);
         metrics::gauge!("tl_parked_messages", "shard" => route.id.to_string()).set(count as f64);
-        metrics::counter!("tl_parked_total", "shard" => route.id.to_string()).increment(0);
+        for name in ["tl_parked_total", "tl_dropped_total"] {
+            metrics::counter!(name, "shard" => route.id.to_string()).increment(0);
+        }
     }
     for queue in QueueName::ALL {
         if let Ok(depth) = worker.queue.depth(queue).await {

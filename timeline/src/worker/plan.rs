@@ -3,7 +3,12 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::{WorkError, Worker, park::park};
+use dunlin_shards::ShardId;
+
+use super::{
+    WorkError, Worker,
+    park::{Parked, park},
+};
 use crate::{
     database::FollowerRange,
     ids::Id,
@@ -76,7 +81,7 @@ pub(super) async fn publish_bulk_plans(worker: &Worker, plans: Vec<(&Message, Pl
     for (message, plan) in plans {
         match worker.queue.publish(vec![outgoing(QueueName::PlanBulk, message, Task::Plan(plan))?]).await {
             Ok(()) => {}
-            Err(QueueError::Full) => parked.push((message, Task::Plan(plan))),
+            Err(QueueError::Full) => parked.push(Parked { message, task: Task::Plan(plan), shards: Vec::new() }),
             Err(error @ QueueError::Unavailable(_)) => return Err(error.into()),
         }
     }
@@ -160,14 +165,17 @@ pub(super) async fn index(worker: &Worker, indexes: &[(&Message, Index)]) -> Res
     let overtaken = added.into_iter().filter(|(_, id)| deleted.contains(id));
     let removed: Vec<(List, Id)> = removed.into_iter().chain(overtaken).collect();
     outcomes.extend(worker.lists.remove(&removed).await);
-    let failed: BTreeSet<_> =
+    let failed: BTreeSet<ShardId> =
         outcomes.iter().filter(|outcome| outcome.result.is_err()).map(|outcome| outcome.shard).collect();
-    let is_failed = |index: &Index| lists_of(index).iter().any(|list| failed.contains(&worker.lists.shard_of(*list)));
-    let parked = indexes
-        .iter()
-        .filter(|(_, index)| is_failed(index))
-        .map(|(message, index)| (*message, Task::Index(Index { parked: index.parked + 1, ..*index })));
-    park(worker, parked.collect()).await
+    let mut parked = Vec::new();
+    for (message, index) in indexes {
+        let shards: BTreeSet<ShardId> = lists_of(index).iter().map(|list| worker.lists.shard_of(*list)).collect();
+        let shards: Vec<u16> = shards.intersection(&failed).map(|shard| shard.0).collect();
+        if !shards.is_empty() {
+            parked.push(Parked { message, task: Task::Index(Index { parked: index.parked + 1, ..*index }), shards });
+        }
+    }
+    park(worker, parked).await
 }
 
 fn delivery(plan: &Plan, range: FollowerRange) -> Task {

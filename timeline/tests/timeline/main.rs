@@ -20,6 +20,7 @@ mod pages;
 mod programs;
 mod queues;
 mod races;
+mod refreshes;
 mod servers;
 mod setup;
 mod statements;

@@ -107,12 +107,12 @@ async fn a_schema_is_made_once_and_other_versions_are_refused() {
         let migrations = [(); 2].map(|()| scope.spawn(|| text(&run(API, &["migrate"], &environment))));
         migrations.map(|migration| migration.join().expect("no panic"))
     });
-    assert_eq!(two, ["schema version 1"; 2]);
-    sql_rows(&url, "update schema_version set version = 2").await;
+    assert_eq!(two, ["schema version 2"; 2]);
+    sql_rows(&url, "update schema_version set version = 3").await;
     for args in [vec![], vec!["migrate"]] {
         let output = run(API, &args, &environment);
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && message.contains("version 2"), "{message}");
+        assert!(!output.status.success() && message.contains("version 3"), "{message}");
     }
     assert_eq!(text(&run(API, &["--check-config"], &environment)), "");
     let document: Value = serde_json::from_str(&text(&run(API, &["openapi"], &environment))).expect("JSON");
@@ -153,7 +153,7 @@ async fn api_and_worker_as_programs() {
         until(name, async || request(worker_operators, "", "GET", "/metrics", "").await.1.contains(name)).await;
     }
     let version: Value = serde_json::from_str(&request(operators, "", "GET", "/version", "").await.1).expect("JSON");
-    assert_eq!((&version["map_epoch"], &version["schema"]), (&json!(1), &json!(1)));
+    assert_eq!((&version["map_epoch"], &version["schema"]), (&json!(1), &json!(2)));
     assert_eq!(version["lock_hash"].as_str().map(str::len), Some(64), "{version}");
     // `unknown` only where the sources are in no repository
     let git = Command::new("git").args(["rev-parse", "--verify", "HEAD"]).output();

@@ -194,7 +194,7 @@ impl Service {
             queue: self.queue.clone(),
             metrics: telemetry::start_metrics().expect("the recorder"),
             draining: self.stop.subscribe(),
-            schema: 1,
+            schema: 2,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         self.admin = listener.local_addr().expect("an address");

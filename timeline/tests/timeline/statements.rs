@@ -27,6 +27,7 @@ async fn the_catalog_has_no_trigger_and_only_the_indexes_of_the_schema() {
         "outbox_pkey",
         "queue_pkey",
         "schema_version_pkey",
+        "shard_refreshes_pkey",
         "tweets_author",
         "tweets_pkey",
         "user_flags_pkey",

@@ -164,7 +164,7 @@ async fn operators(service: &Service) {
     let (status, ready) = service.admin("/readyz").await;
     assert_eq!(status, 200, "{ready}");
     let version: Value = serde_json::from_str(&service.admin("/version").await.1).expect("JSON");
-    assert_eq!((&version["name"], &version["schema"]), (&json!("timeline-api"), &json!(1)));
+    assert_eq!((&version["name"], &version["schema"]), (&json!("timeline-api"), &json!(2)));
     let metrics = service.admin("/metrics").await.1;
     for name in ["tl_read_seconds", "db_queries_total", "build_info", "http_requests_total"] {
         assert!(metrics.contains(name), "{name}: {metrics}");
