@@ -210,6 +210,31 @@ async fn pages_are_exact_with_rabbitmq_and_each_message_three_times() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_go_on_below_a_full_timeline() {
+    let service = Service::start(Kind::PushRabbit).await;
+    let users = service.create_users(3).await;
+    for author in &users[1..] {
+        service.follow(users[0], *author).await;
+    }
+    assert!(service.read_all(Some(users[0]), "/v1/timelines/home", 50).await.is_empty());
+    service.settle().await;
+    // pushed into a list that is there, until it is full
+    let cap = service.limits.lists.cap;
+    for author in &users[1..] {
+        post_in_one_millisecond(&service, *author, cap * 3 / 5).await;
+    }
+    check_all(&service, &users, 97).await;
+    let lists = service.timelines.lists().expect("push mode");
+    let listing = lists.read(List::Home(users[0]), Range::newest(cap * 2)).await.expect("the shard answers");
+    let Listing::Entries { floor, ids } = listing else { panic!("{listing:?}") };
+    assert!(floor > 0 && ids.len() == cap, "{} entries above {floor}", ids.len());
+    // the same after it was built from the database
+    lists.forget(&[List::Home(users[0])]).await.expect("the shard answers");
+    let home = service.read_all(Some(users[0]), "/v1/timelines/home", 97).await;
+    assert_eq!((home.len(), &home), (cap * 6 / 5, &service.home_truth(users[0]).await));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cold_timeline_is_built_once_for_five_thousand_readers() {
     // a busy machine must not look like a shard that does not answer
     let lists = ListOptions { call_timeout: Duration::from_secs(30), ..ListOptions::default() };

@@ -180,6 +180,28 @@ async fn api_and_worker_as_programs() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_are_served_until_load_balancers_have_noticed_the_end() {
+    let postgres = Postgres::shared();
+    let url = postgres.create_database();
+    let dir = tempfile::TempDir::new().expect("a temporary folder");
+    let mut environment = environment(dir.path(), &url, "pull");
+    // longer than the test
+    environment.push(("TIMELINE_DRAIN_DELAY_MS".to_owned(), "600000".to_owned()));
+    text(&run(API, &["migrate"], &environment));
+    let mut api = start(API, &environment);
+    let service = address(&environment, "TIMELINE_LISTEN");
+    let operators = address(&environment, "TIMELINE_ADMIN_LISTEN");
+    until("it is ready", async || is_ready(operators).await).await;
+    api.signal("TERM");
+    for port in [service, operators] {
+        until("it asks for no more requests", async || request(port, "", "GET", "/readyz", "").await.0 == 503).await;
+    }
+    assert_eq!(request(operators, "", "GET", "/healthz", "").await.0, 200);
+    assert_eq!(request(service, "", "GET", "/v1/timelines/public", "").await.0, 200);
+    assert!(!api.has_ended());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_load_generator_counts_lost_tweets_and_missing_deliveries() {
     let postgres = Postgres::shared();
     let url = postgres.create_database();
