@@ -2,9 +2,9 @@
 //! contracts it once no old binary runs: `timeline-api migrate`, later `timeline-api migrate --contract`.
 
 use anyhow::{Context as _, bail, ensure};
-use tokio_postgres::{Client, Transaction};
+use tokio_postgres::{Client, GenericClient, Transaction};
 
-/// The schema versions that this binary works with, both ends included.
+/// The schema versions that this binary knows, both ends included. It also works with a newer one that was only expanded.
 pub const SUPPORTED: std::ops::RangeInclusive<i32> = 2..=2;
 
 /// The key of the advisory lock: one migration at a time per database.
@@ -122,6 +122,14 @@ impl Part {
             Part::Tweets => "tweets",
         }
     }
+
+    /// The name of the row with the version of the last migration that older binaries do not work with.
+    fn contracted(self) -> &'static str {
+        match self {
+            Part::Users => "users contracted",
+            Part::Tweets => "tweets contracted",
+        }
+    }
 }
 
 /// Brings one part of the schema to this binary's version. Contracting migrations run only with `contract`; those after
@@ -136,11 +144,10 @@ pub async fn migrate(client: &mut Client, part: Part, contract: bool) -> anyhow:
     transaction.batch_execute(COMMON).await.context("the outbox")?;
     let versions = "create table if not exists schema_version (part text primary key, version integer not null)";
     transaction.batch_execute(versions).await?;
-    let row = transaction.query_opt("select version from schema_version where part = $1", &[&part.name()]).await?;
-    let mut version: i32 = row.map_or(0, |row| row.get(0));
+    let mut version = read_version(&transaction, part.name()).await?.unwrap_or(0);
     let reached = version;
     ensure!(
-        version <= *SUPPORTED.end(),
+        read_version(&transaction, part.contracted()).await?.unwrap_or(0) <= *SUPPORTED.end(),
         "the {} schema has version {version}, newer than {} of this binary: migrate with the newer release",
         part.name(),
         SUPPORTED.end()
@@ -166,24 +173,33 @@ async fn apply_migration(transaction: &Transaction<'_>, part: Part, migration: &
     let upsert = "insert into schema_version (part, version) values ($1, $2) \
                   on conflict (part) do update set version = excluded.version";
     transaction.execute(upsert, &[&part.name(), &migration.version]).await.with_context(context)?;
+    if migration.phase == Phase::Contract {
+        transaction.execute(upsert, &[&part.contracted(), &migration.version]).await.with_context(context)?;
+    }
     Ok(())
 }
 
-/// Returns the version of a part.
+async fn read_version(client: &impl GenericClient, row: &str) -> Result<Option<i32>, tokio_postgres::Error> {
+    let row = client.query_opt("select version from schema_version where part = $1", &[&row]).await?;
+    Ok(row.map(|row| row.get(0)))
+}
+
+/// Returns the version of a part. One that a newer release has expanded is accepted: a rollback needs no migration.
 ///
 /// # Errors
 /// Returns an error if the database does not answer, has no schema, or has one that this binary does not work with.
 pub async fn check_version(client: &Client, part: Part) -> anyhow::Result<i32> {
     let exists = client.query_one("select to_regclass('schema_version') is not null", &[]).await?;
     let version = match exists.get::<_, bool>(0) {
-        true => client.query_opt("select version from schema_version where part = $1", &[&part.name()]).await?,
+        true => read_version(client, part.name()).await?,
         false => None,
     };
-    let Some(version) = version.map(|row| row.get::<_, i32>(0)) else {
+    let Some(version) = version else {
         bail!("the database has no {} schema: run `timeline-api migrate`", part.name());
     };
-    if !SUPPORTED.contains(&version) {
-        let (first, last) = (SUPPORTED.start(), SUPPORTED.end());
+    let contracted = read_version(client, part.contracted()).await?.unwrap_or(0);
+    let (first, last) = (SUPPORTED.start(), SUPPORTED.end());
+    if version < *first || contracted > *last {
         let next = if version < *first { "run `timeline-api migrate`" } else { "start a newer release" };
         bail!("the {} schema has version {version}, this binary works with {first} to {last}: {next}", part.name());
     }
