@@ -5,6 +5,7 @@
 //!
 //! A program that changes a host runs under a guard, which ends it when the agent dies.
 
+mod death_watch;
 mod guard;
 mod guarded;
 mod output;
@@ -25,6 +26,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 
+pub use death_watch::{DeathWatch, wait_for_agent_death};
 pub use guard::{OnAgentDeath, run_guard};
 pub use guarded::{enable_guards, end_guarded_programs, share_files_with_guards};
 pub use output::{Completed, End, Output};

@@ -23,6 +23,7 @@ use crate::plan::Digest;
 pub use crate::process::{enable_guards, run_guard};
 use crate::protocol::frame::Frame;
 use crate::protocol::{AgentMessage, ControllerMessage, Hello, KEEPALIVE_INTERVAL, PROTOCOL_VERSION, SILENCE_TIMEOUT};
+pub use crate::rebalance::host::run_copy_watch;
 use frame_receiver::FrameReceiver;
 use frame_sender::FrameSender;
 use request_pool::RequestPool;

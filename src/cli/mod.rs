@@ -147,10 +147,11 @@ enum CliCommand {
 /// Parses the command line, runs the command, and prints its error.
 pub fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().collect();
-    if let Some(exit_code) = crate::agent::run_guard(&args) {
+    let helper = crate::agent::run_guard(&args).or_else(|| crate::agent::run_copy_watch(&args));
+    if let Some(exit_code) = helper {
         return exit_code;
     }
-    crate::agent::enable_guards();
+    crate::agent::enable_guards("/proc/self/exe");
     let cli = match Cli::try_parse_from(connect_args::move_leading_flags(args)) {
         Ok(cli) => cli,
         Err(error) => {

@@ -18,8 +18,9 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use crate::atomic_file::sync_folder;
 use crate::lock::file_lock::{Access, lock_within};
 
-/// Time to wait for another process that has the journal open for appending.
-const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
+/// Time to wait for another process that has the journal open for appending. One that ends a copy after its agent has it
+/// for a moment.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Describes why a journal cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -6,9 +6,10 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -19,21 +20,26 @@ use super::guard::{GUARD_COMMAND, MAX_DESCRIPTORS, OnAgentDeath, REPORT_BYTES, m
 /// Time limit for a guard to start its program.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Set in dunlin itself: in another program, such as a test, `/proc/self/exe` cannot be a guard.
-static HAS_GUARDS: AtomicBool = AtomicBool::new(false);
+/// The program of guards and watches. Another program than dunlin, such as a test, cannot be one itself.
+static OWN_PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 /// Set when the programs of this agent must end with it.
 static IS_ENDING: AtomicBool = AtomicBool::new(false);
 /// Files that every guard keeps open.
 static SHARED_FILES: Mutex<Vec<File>> = Mutex::new(Vec::new());
 
-/// Enables guards for the programs of this process that ask for one.
-pub fn enable_guards() {
-    HAS_GUARDS.store(true, Ordering::SeqCst);
+/// Enables the guards and watches of this process, which run this program: dunlin, or its own `/proc/self/exe`.
+pub fn enable_guards(program: impl Into<PathBuf>) {
+    OWN_PROGRAM.get_or_init(|| program.into());
 }
 
 /// Returns whether programs can get a guard.
 pub(super) fn has_guards() -> bool {
-    HAS_GUARDS.load(Ordering::SeqCst)
+    own_program().is_some()
+}
+
+/// Returns the program of guards and watches; `None` if they are not enabled.
+pub(super) fn own_program() -> Option<&'static Path> {
+    OWN_PROGRAM.get().map(PathBuf::as_path)
 }
 
 /// Ends all guarded programs of this process, those that start later too.
@@ -77,8 +83,10 @@ impl GuardedProcess {
         on_death: OnAgentDeath,
         open_file: Option<&File>,
     ) -> io::Result<Self> {
+        let own_program = own_program().ok_or(io::ErrorKind::Unsupported)?;
         let (link, guard_link) = UnixStream::pair()?;
-        let mut guard = build_guard_command(command, clear_env, on_death).stdin(OwnedFd::from(guard_link)).spawn()?;
+        let mut guard =
+            build_guard_command(own_program, command, clear_env, on_death).stdin(OwnedFd::from(guard_link)).spawn()?;
         match start_program(&link, open_file) {
             Ok(program) => {
                 let pidfd = pidfd_open(program, PidfdFlags::empty()).ok();
@@ -144,8 +152,8 @@ impl GuardedProcess {
 }
 
 /// Returns the command of a guard for a program: this binary with the program's environment and folder.
-fn build_guard_command(command: &Command, clear_env: bool, on_death: OnAgentDeath) -> Command {
-    let mut guard = Command::new("/proc/self/exe");
+fn build_guard_command(own_program: &Path, command: &Command, clear_env: bool, on_death: OnAgentDeath) -> Command {
+    let mut guard = Command::new(own_program);
     guard.arg0("dunlin-guard").args([GUARD_COMMAND, on_death.as_str()]).arg(command.get_program());
     guard.args(command.get_args());
     if clear_env {

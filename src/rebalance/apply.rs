@@ -295,7 +295,7 @@ async fn move_shard(
     if context.hosts.fleet.cancellation.is_cancelled() {
         // Otherwise the source's file would be changed for a cutover that does not begin.
         bail!(
-            "interrupted before the cutover: {} still serves the shard, the copy at {} follows it",
+            "interrupted before the cutover: {} still serves the shard, the copy at {} is kept",
             planned.from,
             planned.to
         );

@@ -1,6 +1,7 @@
 //! The agent side in a separate process, so that it can be killed: the test binary starts itself again.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -9,6 +10,8 @@ use dunlin::plan::Digest;
 use dunlin::protocol::shard::{ShardReply, ShardRequest};
 use dunlin::rebalance::host;
 use dunlin::resources::BlobSource;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::fixture::{MoveFixture, RecordedNotes, wait_until};
 
@@ -24,8 +27,8 @@ impl BlobSource for FolderBlobs<'_> {
     }
 }
 
-/// A process that works on requests, one after the other.
-pub struct AgentProcess(Child);
+/// A process that works on requests, one after the other, and its folder.
+pub struct AgentProcess(Child, PathBuf);
 
 /// Files that one process sees in place of those of the system, in a mount namespace of its own. Needs root.
 #[derive(Default)]
@@ -57,11 +60,11 @@ impl AgentProcess {
         if let Some(at) = crash_at {
             command.env("DUNLIN_CRASH_AT", at);
         }
-        Self(command.spawn().unwrap())
+        Self(command.spawn().unwrap(), folder)
     }
 
-    pub fn pid(&self) -> rustix::process::Pid {
-        rustix::process::Pid::from_child(&self.0)
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.0)
     }
 
     /// Waits until it stopped itself; false where it ended without.
@@ -88,10 +91,58 @@ impl AgentProcess {
         peak
     }
 
+    /// Returns the watches of its copies.
+    pub fn copy_watches(&self) -> Vec<Watch> {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.0.id())).unwrap();
+        let children = threads.flat_map(|thread| {
+            let children = fs::read_to_string(thread.unwrap().path().join("children")).unwrap_or_default();
+            children.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<i32>>()
+        });
+        let is_watch =
+            |pid: &i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| contains(&line, b"watch-copy"));
+        let open = |pid| Watch(pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap());
+        children.filter(is_watch).map(open).collect()
+    }
+
+    /// SIGKILL; returns once its watches have ended too. There must be some.
+    pub fn kill_with_watches(mut self) {
+        let watches = self.copy_watches();
+        assert!(!watches.is_empty(), "no copy is watched");
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+        watches.iter().for_each(Watch::wait_for_exit);
+    }
+
     pub fn wait_for_exit(&mut self) -> ExitStatus {
         wait_until(Duration::from_secs(120), || self.0.try_wait().unwrap().is_some());
+        // As between two runs of dunlin. These know nothing of each other, as they have no generations.
+        wait_until(Duration::from_secs(60), || !self.has_watches());
         self.0.wait().unwrap()
     }
+
+    /// Returns whether a process of its folder watches copies: they live on for a moment after their agent.
+    fn has_watches(&self) -> bool {
+        let is_watch = |process: &Path| {
+            let [line, variables] = ["cmdline", "environ"].map(|name| fs::read(process.join(name)).unwrap_or_default());
+            let folder = self.1.as_os_str().as_encoded_bytes();
+            contains(&line, b"watch-copy") && contains(&variables, folder)
+        };
+        fs::read_dir("/proc").unwrap().any(|process| is_watch(&process.unwrap().path()))
+    }
+}
+
+/// The process that ends a copy after its agent.
+pub struct Watch(OwnedFd);
+
+impl Watch {
+    pub fn wait_for_exit(&self) {
+        let most = Timespec { tv_sec: 60, tv_nsec: 0 };
+        assert_eq!(poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&most)), Ok(1), "a watch does not end");
+    }
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
 }
 
 impl MountOverrides {
@@ -123,6 +174,7 @@ pub fn read_replies(fixture: &MoveFixture) -> Vec<Result<ShardReply, String>> {
 #[test]
 fn agent_process_entry_point() {
     if let Some(folder) = std::env::var_os(TASK_VARIABLE) {
+        dunlin::process::enable_guards(env!("CARGO_BIN_EXE_dunlin"));
         return run_requests(Path::new(&folder));
     }
     let fixture = MoveFixture::with_instances(1);

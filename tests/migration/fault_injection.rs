@@ -274,7 +274,13 @@ impl FaultInjector {
             let mut again = AgentProcess::start_agent(&self.fixture, &requests, None);
             again.wait_for_exit();
             let resumed = read_replies(&self.fixture);
-            assert!(resumed.len() == requests.len() && resumed.iter().all(Result::is_ok), "{what}: {resumed:?}");
+            assert!(
+                resumed.len() == requests.len() && resumed.iter().all(Result::is_ok),
+                "{what}: {resumed:?}, first {first:?}\n{}\n{}",
+                std::fs::read_to_string(self.fixture.instance_root(to).join("moves/shard-17.jsonl"))
+                    .unwrap_or_default(),
+                std::fs::read_to_string(self.fixture.conf_path(to)).unwrap_or_default()
+            );
             self.owner = to;
         }
         self.writers.publish_address(&self.fixture.address(to));

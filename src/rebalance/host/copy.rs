@@ -10,7 +10,7 @@ use super::move_journal::MoveJournal;
 use super::redis_client::{RedisClient, START_TIMEOUT};
 use super::repl_timeout::ReplTimeout;
 use super::throttled_sync::{self, SyncPermit, ThrottledSync};
-use super::{observe, rate_limiter, recover, replication_progress, start_replica, verify};
+use super::{copy_lease, observe, rate_limiter, recover, replication_progress, start_replica, verify};
 use crate::protocol::ProgressSink;
 use crate::protocol::shard::{CopyResult, MovePhase, MoveSpec, PhaseState, RecoveryResult, ReplicationRole};
 use crate::resources::BlobSource;
@@ -39,6 +39,7 @@ pub fn copy_shard(spec: &MoveSpec, blobs: &dyn BlobSource, sink: &dyn ProgressSi
             RecoveryResult::Undecided { reason: why } => bail!(why),
         }
     }
+    copy_lease::acquire(spec)?;
     build_replica(spec, &mut journal, &mut source, permit, blobs, sink)
 }
 

@@ -29,7 +29,7 @@ use super::move_journal::{MoveJournal, is_finished};
 use super::redis_client::{RedisClient, probe_role, redis_command, replicaof_command, value_text};
 use super::roll_back::roll_back_cutover;
 use super::source_monitor::SourceMonitor;
-use super::{recover, replication_progress, verify};
+use super::{copy_lease, recover, replication_progress, verify};
 use crate::poll::poll_until;
 use crate::protocol::shard::{CutoverResult, MovePhase, MoveSpec, PhaseState, RecoveryResult, ReplicationRole};
 use crate::protocol::{Event, ProgressSink};
@@ -66,6 +66,7 @@ pub fn run_cutover(spec: &MoveSpec, sink: &dyn ProgressSink) -> Result<CutoverRe
             decided => return result_at_target(decided),
         }
     }
+    copy_lease::acquire(spec)?;
     let mut last_failure = String::new();
     for retries in 0..spec.limits.max_cutover_attempts.max(1) {
         if sink.is_cancelled() {
@@ -75,7 +76,10 @@ pub fn run_cutover(spec: &MoveSpec, sink: &dyn ProgressSink) -> Result<CutoverRe
             monitor.wait_until_below_limits("cutover", sink)?;
         }
         match attempt_cutover(spec, &mut journal, sink) {
-            Ok(CutoverAttempt::Done(done)) => return Ok(CutoverResult { retries, ..done }),
+            Ok(CutoverAttempt::Done(done)) => {
+                copy_lease::release(spec.header.shard);
+                return Ok(CutoverResult { retries, ..done });
+            }
             Ok(CutoverAttempt::Abandoned(reason)) => last_failure = reason,
             Err(error) if is_source_prepared(&journal) => {
                 match recover::recover_by_roles(spec, &mut journal, RECOVERY_TIMEOUT)? {

@@ -13,6 +13,7 @@ mod chosen_instance;
 mod client_access;
 mod consumers;
 mod copy;
+mod copy_lease;
 mod cutover;
 mod disk_space;
 mod failover;
@@ -44,6 +45,8 @@ mod stale_primary;
 mod start_replica;
 mod throttled_sync;
 pub mod verify;
+
+pub use copy_lease::run_copy_watch;
 
 use anyhow::Result;
 

@@ -12,7 +12,7 @@ use super::copy::build_replica;
 use super::instance::parse_instance;
 use super::move_journal::{MoveJournal, is_finished};
 use super::redis_client::{RedisClient, START_TIMEOUT, probe_role, redis_command};
-use super::{rate_limiter, remove_copy, replication_progress, start_replica, throttled_sync};
+use super::{copy_lease, rate_limiter, remove_copy, replication_progress, start_replica, throttled_sync};
 use crate::protocol::ProgressSink;
 use crate::protocol::shard::{CopyResult, MovePhase, MoveSpec, ReplicationRole};
 use crate::resources::BlobSource;
@@ -34,6 +34,7 @@ pub fn create_replica(spec: &MoveSpec, blobs: &dyn BlobSource, sink: &dyn Progre
     let start_lock = rate_limiter::copy_start_lock(spec);
     let permit = throttled_sync::acquire_permit(spec, &start_lock, sink)?;
     journal.start_replica_build(spec)?;
+    copy_lease::acquire(spec)?;
     let copied = build_replica(spec, &mut journal, &mut primary, permit, blobs, sink)?;
     journal.log_intent(MovePhase::OpenTarget, Value::Null)?;
     let instance = parse_instance(spec.header.shard, &spec.record.instance)?;
@@ -41,6 +42,7 @@ pub fn create_replica(spec: &MoveSpec, blobs: &dyn BlobSource, sink: &dyn Progre
     instance.set_users_enabled(&users, true)?;
     RedisClient::open(&spec.record.to, &spec.header.credentials)?.run_all(&enable_user_cmds(&users))?;
     journal.log_done(MovePhase::OpenTarget, Value::Null)?;
+    copy_lease::release(spec.header.shard);
     Ok(copied)
 }
 
