@@ -202,7 +202,8 @@ pub struct MinReplicasRequest {
 /// Result of a cutover.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CutoverResult {
-    /// Microseconds from the write pause at the source to the promotion of the target, measured on this host.
+    /// The longest time for which an attempt held writes, in microseconds, measured on this host: from the write pause to
+    /// the promotion of the target, or to the rollback.
     pub gap_us: u64,
     /// Replication offset at which the source was demoted.
     pub offset: u64,

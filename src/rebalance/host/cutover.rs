@@ -29,6 +29,7 @@ use super::move_journal::{MoveJournal, is_finished};
 use super::redis_client::{RedisClient, probe_role, redis_command, replicaof_command, value_text};
 use super::roll_back::roll_back_cutover;
 use super::source_monitor::SourceMonitor;
+use super::write_hold::WriteHold;
 use super::{copy_lease, recover, replication_progress, verify};
 use crate::poll::poll_until;
 use crate::protocol::shard::{CutoverResult, MovePhase, MoveSpec, PhaseState, RecoveryResult, ReplicationRole};
@@ -68,6 +69,7 @@ pub fn run_cutover(spec: &MoveSpec, sink: &dyn ProgressSink) -> Result<CutoverRe
     }
     copy_lease::acquire(spec)?;
     let mut last_failure = String::new();
+    let mut hold = WriteHold::new(Duration::from_millis(spec.limits.max_write_pause_ms));
     for retries in 0..spec.limits.max_cutover_attempts.max(1) {
         if sink.is_cancelled() {
             bail!("cancelled before shard {} was handed over; {} serves it", spec.header.shard, spec.record.from);
@@ -75,16 +77,21 @@ pub fn run_cutover(spec: &MoveSpec, sink: &dyn ProgressSink) -> Result<CutoverRe
         if let Some(monitor) = SourceMonitor::start_for(spec) {
             monitor.wait_until_below_limits("cutover", sink)?;
         }
-        match attempt_cutover(spec, &mut journal, sink) {
+        match attempt_cutover(spec, &mut journal, &mut hold, sink) {
             Ok(CutoverAttempt::Done(done)) => {
                 copy_lease::release(spec.header.shard);
-                return Ok(CutoverResult { retries, ..done });
+                return Ok(CutoverResult { retries, gap_us: hold.longest_us(), ..done });
             }
             Ok(CutoverAttempt::Abandoned(reason)) => last_failure = reason,
             Err(error) if is_source_prepared(&journal) => {
-                match recover::recover_by_roles(spec, &mut journal, RECOVERY_TIMEOUT)? {
+                let recovered = recover::recover_by_roles(spec, &mut journal, RECOVERY_TIMEOUT)?;
+                hold.end();
+                match recovered {
                     RecoveryResult::AtSource { .. } => last_failure = format!("{error:#}"),
-                    decided => return result_at_target(decided).map(|done| CutoverResult { retries, ..done }),
+                    decided => {
+                        let done = result_at_target(decided)?;
+                        return Ok(CutoverResult { retries, gap_us: hold.longest_us(), ..done });
+                    }
                 }
             }
             Err(error) => return Err(error),
@@ -118,7 +125,12 @@ fn is_source_prepared(journal: &MoveJournal) -> bool {
     last(MovePhase::RequireReplicas, PhaseState::Intent) > last(MovePhase::RollBack, PhaseState::Done)
 }
 
-fn attempt_cutover(spec: &MoveSpec, journal: &mut MoveJournal, sink: &dyn ProgressSink) -> Result<CutoverAttempt> {
+fn attempt_cutover(
+    spec: &MoveSpec,
+    journal: &mut MoveJournal,
+    hold: &mut WriteHold,
+    sink: &dyn ProgressSink,
+) -> Result<CutoverAttempt> {
     let instance = parse_instance(spec.header.shard, &spec.record.instance)?;
     let mut source = RedisClient::open(&spec.record.from, &spec.header.credentials)?;
     let mut target = RedisClient::open(&spec.record.to, &spec.header.credentials)?;
@@ -133,9 +145,14 @@ fn attempt_cutover(spec: &MoveSpec, journal: &mut MoveJournal, sink: &dyn Progre
     require_replicas(spec, journal, &mut source, &mut target)?;
     let access = ClientAccess::from_source(spec, journal, &instance, &mut source)?;
     access.prepare_standby(journal, &instance, &mut target)?;
-    let result = match hand_over_writes(spec, journal, &access, &mut source, &mut target)? {
+    let instances = CutoverInstances { access: &access, source: &mut source, target: &mut target };
+    let result = match hand_over_writes(spec, journal, instances, hold)? {
         CutoverAttempt::Done(done) => done,
-        abandoned => return Ok(abandoned),
+        abandoned => {
+            roll_back_cutover(spec, journal, &mut source, Some(&mut target))?;
+            hold.end();
+            return Ok(abandoned);
+        }
     };
     // Both instances write their files at the same time. If the source crashed, `finish_cutover` reports a follow-up.
     let source_cmds = restore_min_replicas_cmds(journal);
@@ -147,18 +164,26 @@ fn attempt_cutover(spec: &MoveSpec, journal: &mut MoveJournal, sink: &dyn Progre
     Ok(CutoverAttempt::Done(CutoverResult { follow_ups, ..result }))
 }
 
-/// Pauses writes, drains, demotes and promotes; never waits for a disk while writes are paused.
+/// Connections to both instances of a cutover, and the users of the target.
+struct CutoverInstances<'a> {
+    access: &'a ClientAccess,
+    source: &'a mut RedisClient,
+    target: &'a mut RedisClient,
+}
+
+/// Pauses writes, drains, demotes and promotes; never waits for a disk while writes are paused. The caller rolls an
+/// abandoned attempt back.
 fn hand_over_writes(
     spec: &MoveSpec,
     journal: &mut MoveJournal,
-    access: &ClientAccess,
-    source: &mut RedisClient,
-    target: &mut RedisClient,
+    instances: CutoverInstances<'_>,
+    hold: &mut WriteHold,
 ) -> Result<CutoverAttempt> {
+    let CutoverInstances { access, source, target } = instances;
     let pause = Duration::from_millis(spec.limits.max_write_pause_ms);
     // After a power failure, recovery has to assume from here on that the source may have been demoted.
     journal.log_intent(MovePhase::Pause, json!({ "boot": read_boot_id()? }))?;
-    let started = Instant::now();
+    let started = hold.begin();
     let milliseconds = spec.limits.max_write_pause_ms.to_string();
     let replies =
         source.run_all(&[redis_command(&["CLIENT", "PAUSE", &milliseconds, "WRITE"]), redis_command(&["ROLE"])])?;
@@ -168,23 +193,21 @@ fn hand_over_writes(
     journal.log_intent_unsynced(MovePhase::Drain)?;
     let check = || anyhow::Ok((applied_offset(target)? >= offset).then_some(()));
     if poll_until(started + pause / 2, DRAIN_POLL_INTERVAL, check)?.is_none() {
-        roll_back_cutover(spec, journal, source, Some(target))?;
         return Ok(CutoverAttempt::Abandoned(format!("{} did not catch up within half the pause", spec.record.to)));
     }
     journal.log_done_unsynced(MovePhase::Drain)?;
 
     journal.log_intent_unsynced(MovePhase::DemoteSource)?;
     if started.elapsed() > pause * 3 / 4 {
-        roll_back_cutover(spec, journal, source, Some(target))?;
         return Ok(CutoverAttempt::Abandoned(
             "the write pause was about to expire before the source was demoted".to_owned(),
         ));
     }
     failpoint::hit_failpoint(MovePhase::DemoteSource, FailpointPosition::AfterLastCheck);
     let demote_started = Instant::now();
+    hold.mark_demotion();
     let demoted_at = demote_source(source, &spec.record.to)?;
     if demoted_at > offset && target.fetch_info("replication")?.number_field("slave_repl_offset") < demoted_at {
-        roll_back_cutover(spec, journal, source, Some(target))?;
         return Ok(CutoverAttempt::Abandoned("the source accepted writes before it was demoted".to_owned()));
     }
     journal.log_done_unsynced(MovePhase::DemoteSource)?;
@@ -193,9 +216,9 @@ fn hand_over_writes(
         bail!("the agent was suspended for {} ms after the source was demoted", demote_started.elapsed().as_millis());
     }
     access.promote_target(target)?;
-    let gap_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+    hold.end();
     journal.log_done_unsynced(MovePhase::Promote)?;
-    Ok(CutoverAttempt::Done(CutoverResult { gap_us, offset: demoted_at, ..CutoverResult::default() }))
+    Ok(CutoverAttempt::Done(CutoverResult { offset: demoted_at, ..CutoverResult::default() }))
 }
 
 /// Demotes the source and returns its offset at the moment of demotion.

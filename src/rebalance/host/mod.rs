@@ -45,6 +45,7 @@ mod stale_primary;
 mod start_replica;
 mod throttled_sync;
 pub mod verify;
+mod write_hold;
 
 pub use copy_lease::run_copy_watch;
 
