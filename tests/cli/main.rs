@@ -25,6 +25,8 @@ mod program;
 mod project;
 mod rebalance;
 mod shards;
+#[path = "../support/ssh_master.rs"]
+mod ssh_master;
 #[path = "../support/terminal.rs"]
 mod terminal;
 mod words;

@@ -427,15 +427,21 @@ fn user_name() -> String {
 /// A port that is free on all places, and no other test's of this process: below the range of outgoing connections,
 /// which could take it while an instance is down.
 fn free_port(count: u8) -> u16 {
+    free_ports(count, 1)
+}
+
+/// Returns the first of consecutive ports of which each is free as [`free_port`] says.
+pub fn free_ports(hosts: u8, ports: u16) -> u16 {
     static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
     let ip = |n| format!("127.0.0.{}", n + 2);
     loop {
         let any = TcpListener::bind((ip(0), 0)).unwrap().local_addr().unwrap().port();
-        let port = 10_000 + any % 20_000;
-        if !taken.contains(&port) && (0..count).all(|n| TcpListener::bind((ip(n), port)).is_ok()) {
-            taken.insert(port);
-            return port;
+        let first = 10_000 + any % 20_000;
+        let is_free = |port| !taken.contains(&port) && (0..hosts).all(|n| TcpListener::bind((ip(n), port)).is_ok());
+        if (first..first + ports).all(is_free) {
+            taken.extend(first..first + ports);
+            return first;
         }
     }
 }

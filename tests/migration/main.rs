@@ -12,6 +12,7 @@ mod access;
 mod agent_process;
 mod big_keys;
 mod chosen_instance;
+mod commands;
 mod compare_files;
 mod dead_links;
 mod failed_copy;
@@ -27,12 +28,18 @@ mod mixed_load;
 mod move_back;
 mod moves;
 mod preflight;
+#[allow(dead_code, reason = "the tests of the command line use the rest")]
+#[path = "../cli/program.rs"]
+mod program;
 mod provision;
 mod repl_timeout;
 mod replica;
 mod restart_kills;
 mod restarts;
 mod servers;
+#[allow(dead_code, reason = "the tests of the command line use the rest")]
+#[path = "../support/ssh_master.rs"]
+mod ssh_master;
 mod throttle;
 mod tls;
 mod upgrade;
