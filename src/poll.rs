@@ -13,13 +13,23 @@ pub fn poll_until<T, E>(
     interval: Duration,
     mut check: impl FnMut() -> Result<Option<T>, E>,
 ) -> Result<Option<T>, E> {
+    retry_until(deadline, interval, &mut check, |result| !matches!(result, Ok(None)))
+}
+
+/// Calls `attempt` until its result is final or the deadline has passed; returns the last result.
+///
+/// `attempt` runs at least once, and again after the last wait.
+pub fn retry_until<R>(
+    deadline: Instant,
+    interval: Duration,
+    mut attempt: impl FnMut() -> R,
+    is_final: impl Fn(&R) -> bool,
+) -> R {
     loop {
         let is_last = Instant::now() >= deadline;
-        if let Some(value) = check()? {
-            return Ok(Some(value));
-        }
-        if is_last {
-            return Ok(None);
+        let result = attempt();
+        if is_last || is_final(&result) {
+            return result;
         }
         std::thread::sleep(interval.min(deadline.saturating_duration_since(Instant::now())));
     }
@@ -34,13 +44,21 @@ pub async fn poll_until_async<T, E>(
     interval: Duration,
     mut check: impl AsyncFnMut() -> Result<Option<T>, E>,
 ) -> Result<Option<T>, E> {
+    retry_until_async(deadline, interval, &mut check, |result| !matches!(result, Ok(None))).await
+}
+
+/// Retries like [`retry_until`], without blocking the thread.
+pub async fn retry_until_async<R>(
+    deadline: Instant,
+    interval: Duration,
+    mut attempt: impl AsyncFnMut() -> R,
+    is_final: impl Fn(&R) -> bool,
+) -> R {
     loop {
         let is_last = Instant::now() >= deadline;
-        if let Some(value) = check().await? {
-            return Ok(Some(value));
-        }
-        if is_last {
-            return Ok(None);
+        let result = attempt().await;
+        if is_last || is_final(&result) {
+            return result;
         }
         tokio::time::sleep(interval.min(deadline.saturating_duration_since(Instant::now()))).await;
     }
@@ -76,6 +94,20 @@ mod tests {
             Ok(Some("done"))
         );
         assert_eq!(poll_until(deadline, INTERVAL, || Err::<Option<()>, _>("broken")), Err("broken"));
+    }
+
+    #[test]
+    fn the_last_result_is_returned_when_none_is_final() {
+        let mut attempts = 0;
+        let mut attempt = || {
+            attempts += 1;
+            attempts
+        };
+        assert_eq!(
+            retry_until(Instant::now() + Duration::from_secs(60), INTERVAL, &mut attempt, |count| *count == 3),
+            3
+        );
+        assert_eq!(retry_until(Instant::now(), INTERVAL, &mut attempt, |_| false), 4);
     }
 
     #[tokio::test]

@@ -20,7 +20,8 @@ const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
     ("plan", &[]),
     // `process`: dynamic inventories.
     ("inventory", &["process", "duration"]),
-    ("transport", &[]),
+    // `lock`: the folder of a run is locked as long as the run lives.
+    ("transport", &["lock"]),
     // Mechanisms that exist once.
     ("poll", &[]),
     ("duration", &[]),

@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 use super::connected_hosts::ProgressFn;
 use super::map_file::placement_after_move;
 use super::{RebalanceContext, publish};
+use crate::poll::retry_until_async;
 use crate::protocol::Event;
 use crate::protocol::call;
 use crate::protocol::shard::{MoveSpec, RetireInstance};
@@ -17,6 +18,8 @@ use crate::protocol::shard::{MoveSpec, RetireInstance};
 const RETENTION_HOURS: u64 = 72;
 /// Time limit for clients to leave a source once the new map is published.
 const CLIENT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time between two attempts to retire an instance that has clients.
+const RETIRE_RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The result of a move.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -146,17 +149,14 @@ pub async fn retire_instance(
         instance: instance.clone(),
         retention_hours: RETENTION_HOURS,
     };
-    let begin = Instant::now();
-    loop {
-        match context.hosts.call_host(host, call::Retire(retire.clone()), &|_, _| {}).await {
-            Ok(_) => return Ok(None),
-            // Services look at their map a few times a second and then close what they do not need.
-            Err(_) if begin.elapsed() < CLIENT_DRAIN_TIMEOUT && !context.hosts.fleet.cancellation.is_cancelled() => {
-                tokio::time::sleep(Duration::from_millis(250)).await
-            }
-            Err(error) => return Ok(Some(format!("{error:#}"))),
-        }
-    }
+    // Services look at their map a few times a second and then close what they do not need.
+    let retired = retry_until_async(
+        Instant::now() + CLIENT_DRAIN_TIMEOUT,
+        RETIRE_RETRY_INTERVAL,
+        async || context.hosts.call_host(host, call::Retire(retire.clone()), &|_, _| {}).await,
+        |result| result.is_ok() || context.hosts.fleet.cancellation.is_cancelled(),
+    );
+    Ok(retired.await.err().map(|error| format!("{error:#}")))
 }
 
 /// Reports a phase that runs on the controller.

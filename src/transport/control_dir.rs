@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::lock::file_lock::{Access, try_lock};
+
 /// Beginning of the folders' names.
 const PREFIX: &str = "dunlin-ssh-";
 /// Time limit for each answer of an ssh master.
@@ -39,7 +41,7 @@ impl ControlDir {
         // Locked before it has its name, so that no other run takes the folder for abandoned.
         let (hidden, path) = (folder.path().join("lock.new"), folder.path().join(LOCK_NAME));
         let lock = File::create(&hidden)?;
-        lock.try_lock()?;
+        try_lock(&lock, Access::Exclusive)?;
         fs::rename(&hidden, &path)?;
         Ok(Self { folder, _lock: lock })
     }
@@ -92,7 +94,8 @@ fn remove_abandoned(base: &Path) {
 }
 
 fn is_abandoned(folder: &Path) -> bool {
-    File::open(folder.join(LOCK_NAME)).is_ok_and(|lock| lock.try_lock().is_ok())
+    let lock = File::open(folder.join(LOCK_NAME));
+    lock.is_ok_and(|lock| try_lock(&lock, Access::Exclusive).unwrap_or(false))
 }
 
 /// Returns the control sockets of a folder, each in its own folder.

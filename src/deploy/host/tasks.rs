@@ -9,7 +9,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rustix::fs::{FlockOperation, flock};
 
 use super::Answer;
 use super::activate::{config_meta, has_content, write_config};
@@ -19,6 +18,7 @@ use super::releases::{self, StoredRelease};
 use super::state::DeployState;
 use super::switch::Switch;
 use crate::host_fs;
+use crate::lock::file_lock::{Access, try_lock};
 use crate::protocol::deploy::{DesiredState, Rejection, ReleaseTarget, ReleaseTask, TaskRecord, TaskRun, TaskStatus};
 use crate::resources::atomic_file;
 
@@ -76,11 +76,8 @@ pub(super) fn run_task(switch: &Switch<'_>, target: &ReleaseTarget, task: &Relea
 /// Takes the lock that a task's processes hold; `None` while a process of an earlier one has it.
 fn lock_tasks(layout: &ServiceLayout) -> Result<Option<File>> {
     let file = layout.open_task_lock()?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(file)),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-        Err(error) => Err(error).context("locking the tasks of the service"),
-    }
+    let is_locked = try_lock(&file, Access::Exclusive).context("locking the tasks of the service")?;
+    Ok(is_locked.then_some(file))
 }
 
 /// Runs the command with the configuration of its release; returns why it failed.

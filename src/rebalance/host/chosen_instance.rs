@@ -19,6 +19,7 @@ use super::redis_client::{RedisClient, START_TIMEOUT, probe_role, replicaof_comm
 use super::replication_progress::is_replica_of;
 use super::roll_back::roll_back_cutover;
 use crate::journal;
+use crate::poll::retry_until;
 use crate::protocol::shard::failover::{ArchivedInstance, InstanceRef};
 use crate::protocol::shard::{
     InstanceChoice, MovePhase, MoveRecord, MoveSpec, Operation, RecoveryResult, ReplicationRole,
@@ -119,33 +120,29 @@ fn check_choice(choice: &InstanceChoice, entries: &[JournalEntry]) -> Result<Rec
         Some(earlier) => bail!("shard {shard}: {earlier} was chosen before, and {chosen} may be archived already"),
         None => {}
     }
-    let deadline = Instant::now() + ASSESSMENT_TIMEOUT;
-    loop {
-        let Assessment { decision, source_role, target_role, .. } = assess_roles(spec, entries)?;
-        let reason = match decision {
-            Decision::KeepSource => {
-                return Ok(RecoveryResult::AtSource { reason: format!("{} was never opened", spec.record.to) });
-            }
-            Decision::UseTarget => {
-                let reason = format!("{} was demoted", spec.record.from);
-                return Ok(RecoveryResult::AtTarget { reason, follow_ups: Vec::new() });
-            }
-            Decision::Undecidable(reason) => reason,
-        };
-        if Instant::now() < deadline {
-            std::thread::sleep(POLL_INTERVAL);
-            continue;
+    let is_decided = |assessment: &Result<Assessment>| {
+        !matches!(assessment, Ok(Assessment { decision: Decision::Undecidable(_), .. }))
+    };
+    let assess = || assess_roles(spec, entries);
+    let Assessment { decision, source_role, target_role, .. } =
+        retry_until(Instant::now() + ASSESSMENT_TIMEOUT, POLL_INTERVAL, assess, is_decided)?;
+    let reason = match decision {
+        Decision::KeepSource => {
+            return Ok(RecoveryResult::AtSource { reason: format!("{} was never opened", spec.record.to) });
         }
-        for (address, role) in [(&spec.record.from, &source_role), (&spec.record.to, &target_role)] {
-            if *role == ReplicationRole::Unreachable {
-                bail!(
-                    "shard {shard}: {address} does not answer; start it before you choose: it may accept writes later"
-                );
-            }
+        Decision::UseTarget => {
+            let reason = format!("{} was demoted", spec.record.from);
+            return Ok(RecoveryResult::AtTarget { reason, follow_ups: Vec::new() });
         }
-        ensure!(!follows_third_instance(spec, &source_role, &target_role), "shard {shard}: {reason}");
-        return Ok(RecoveryResult::Undecided { reason: reason.to_owned() });
+        Decision::Undecidable(reason) => reason,
+    };
+    for (address, role) in [(&spec.record.from, &source_role), (&spec.record.to, &target_role)] {
+        if *role == ReplicationRole::Unreachable {
+            bail!("shard {shard}: {address} does not answer; start it before you choose: it may accept writes later");
+        }
     }
+    ensure!(!follows_third_instance(spec, &source_role, &target_role), "shard {shard}: {reason}");
+    Ok(RecoveryResult::Undecided { reason: reason.to_owned() })
 }
 
 fn is_open_relocation(spec: &MoveSpec, entries: &[JournalEntry]) -> bool {

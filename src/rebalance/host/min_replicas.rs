@@ -15,11 +15,14 @@ use super::move_journal::MoveJournal;
 use super::redis_client::{RedisClient, redis_command};
 use super::replication_progress;
 use crate::plan::format_count;
+use crate::poll::poll_until;
 use crate::protocol::shard::{MinReplicasRequest, MovePhase, MoveSpec, PhaseState, ReplicationRole};
 use crate::resources::redis_shard::RedisShard;
 
 /// Time limit for the first acknowledgement of another replica.
 const REPLICA_ACK_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time between two looks at the replicas of a primary.
+const REPLICA_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Writes the value to the file only, on the source's host. A source that restarts then accepts writes once its copy is
 /// attached.
@@ -50,17 +53,15 @@ pub fn set_min_replicas(request: &MinReplicasRequest) -> Result<()> {
 /// # Errors
 /// Returns an error if they are not attached within that time.
 pub fn wait_and_set_min_replicas(primary: &mut RedisClient, replicas: u32, timeout: Duration) -> Result<()> {
-    let deadline = Instant::now() + timeout;
-    loop {
-        let online = replication_progress::count_online_replicas(&primary.fetch_info("replication")?);
-        if online >= usize::try_from(replicas)? {
-            return primary.run_command(&["CONFIG", "SET", "min-replicas-to-write", &replicas.to_string()]).map(drop);
-        }
-        if Instant::now() > deadline {
-            bail!("{} has {} attached, and needs {replicas}", primary.address, format_count(online, "replica"));
-        }
-        std::thread::sleep(Duration::from_millis(20));
+    let (mut online, required) = (0, usize::try_from(replicas)?);
+    let attached = poll_until(Instant::now() + timeout, REPLICA_POLL_INTERVAL, || -> Result<_> {
+        online = replication_progress::count_online_replicas(&primary.fetch_info("replication")?);
+        Ok((online >= required).then_some(()))
+    });
+    if attached?.is_none() {
+        bail!("{} has {} attached, and needs {replicas}", primary.address, format_count(online, "replica"));
     }
+    primary.run_command(&["CONFIG", "SET", "min-replicas-to-write", &replicas.to_string()]).map(drop)
 }
 
 /// Opens the requested instance and a connection to it: a primary that uses the file which dunlin writes.
@@ -115,13 +116,15 @@ pub fn require_replicas(
 /// # Errors
 /// Returns an error if it is not attached within `REPLICA_ACK_TIMEOUT`.
 pub fn wait_for_replica(source: &mut RedisClient, replica: &InstanceAddress) -> Result<()> {
-    let deadline = Instant::now() + REPLICA_ACK_TIMEOUT;
-    while !replication_progress::is_online(&source.fetch_info("replication")?, replica) {
-        if Instant::now() > deadline {
-            bail!("the replica {replica} is not attached to {}; start it first", source.address);
+    let attached = poll_until(Instant::now() + REPLICA_ACK_TIMEOUT, REPLICA_POLL_INTERVAL, || -> Result<_> {
+        let is_online = replication_progress::is_online(&source.fetch_info("replication")?, replica);
+        if !is_online {
+            replication_progress::request_acks(source);
         }
-        replication_progress::request_acks(source);
-        std::thread::sleep(Duration::from_millis(20));
+        Ok(is_online.then_some(()))
+    });
+    if attached?.is_none() {
+        bail!("the replica {replica} is not attached to {}; start it first", source.address);
     }
     Ok(())
 }

@@ -13,8 +13,12 @@ use super::move_journal::{MoveJournal, chosen_instance, entries_since_roll_back,
 use super::redis_client::{RedisClient, START_TIMEOUT};
 use super::replication_progress;
 use super::roll_back::{restore_replication, roll_back_cutover};
+use crate::poll::retry_until;
 use crate::protocol::shard::{MovePhase, MoveSpec, RecoveryResult, ReplicationRole};
 use crate::resources::redis_shard::RedisShard;
+
+/// Time between two attempts to recover a move.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Locks the shard and recovers its move with [`recover_by_roles`].
 ///
@@ -47,16 +51,12 @@ pub fn recover_by_roles(spec: &MoveSpec, journal: &mut MoveJournal, timeout: Dur
             reason: format!("the operator chose {chosen} to keep its writes, and that run did not complete"),
         });
     }
-    let deadline = Instant::now() + timeout;
-    loop {
-        let result = recover_once(spec, journal);
-        let is_settled = matches!(&result, Ok(RecoveryResult::AtSource { .. } | RecoveryResult::AtTarget { .. }));
-        let is_pending = matches!(&result, Ok(RecoveryResult::AtTarget { follow_ups, .. }) if !follow_ups.is_empty());
-        if (is_settled && !is_pending) || Instant::now() > deadline {
-            return result;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    let is_settled = |result: &Result<RecoveryResult>| match result {
+        Ok(RecoveryResult::AtSource { .. }) => true,
+        Ok(RecoveryResult::AtTarget { follow_ups, .. }) => follow_ups.is_empty(),
+        _ => false,
+    };
+    retry_until(Instant::now() + timeout, RETRY_INTERVAL, || recover_once(spec, journal), is_settled)
 }
 
 fn recover_once(spec: &MoveSpec, journal: &mut MoveJournal) -> Result<RecoveryResult> {

@@ -7,12 +7,15 @@ use anyhow::{Context, Result, bail};
 use dunlin_shards::{InstanceAddress, build_client};
 use redis::{Cmd, Connection, FromRedisValue, RedisConnectionInfo, Value};
 
+use crate::poll::retry_until;
 use crate::protocol::shard::{Credentials, ReplicationRole};
 
 /// Longest time to connect and to log in.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time limit for an instance that is starting.
 pub const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time between two attempts to connect to an instance that is starting.
+const OPEN_RETRY_INTERVAL: Duration = Duration::from_millis(10);
 /// Longest wait for an answer.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -99,14 +102,8 @@ impl RedisClient {
     /// # Errors
     /// Returns the error of the last attempt if the time limit has passed.
     pub fn open_with_retry(address: &InstanceAddress, credentials: &Credentials, timeout: Duration) -> Result<Self> {
-        let deadline = Instant::now() + timeout;
-        loop {
-            match Self::open(address, credentials).and_then(Self::ensure_loaded) {
-                Err(error) if Instant::now() > deadline => return Err(error),
-                Err(_) => std::thread::sleep(Duration::from_millis(10)),
-                Ok(link) => return Ok(link),
-            }
-        }
+        let open = || Self::open(address, credentials).and_then(Self::ensure_loaded);
+        retry_until(Instant::now() + timeout, OPEN_RETRY_INTERVAL, open, Result::is_ok)
     }
 
     fn ensure_loaded(mut self) -> Result<Self> {

@@ -11,12 +11,15 @@ use super::move_journal::MoveJournal;
 use super::redis_client::{RedisClient, redis_command};
 use super::replication_progress;
 use crate::plan::format_count;
+use crate::poll::poll_until;
 use crate::protocol::shard::{MovePhase, RetireInstance, RetireResult};
 
 /// Name of the note next to archived files.
 const RETENTION_NOTE: &str = "KEPT-UNTIL";
 /// Time limit for a rewrite of the append-only file before the instance is stopped.
 const AOF_REWRITE_TIMEOUT: Duration = Duration::from_secs(300);
+/// Time between two questions whether it is written.
+const AOF_POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Seconds without a command after which a connection counts as an idle one of a pool. Stopping the instance closes it
 /// with no reply outstanding. All consumers have the new map by then.
 const IDLE_CLIENT_SECONDS: i64 = 3;
@@ -62,12 +65,12 @@ pub fn retire_instance(request: &RetireInstance) -> Result<RetireResult> {
 
 /// Redis refuses to stop while it writes its first append-only file (after a full sync), and systemd asks only once.
 fn wait_for_aof_rewrite(link: &mut RedisClient) -> Result<()> {
-    let deadline = Instant::now() + AOF_REWRITE_TIMEOUT;
-    while link.fetch_info("persistence")?.number_field("aof_rewrite_in_progress") == 1 {
-        if Instant::now() > deadline {
-            bail!("{} is still writing its append-only file after {} s", link.address, AOF_REWRITE_TIMEOUT.as_secs());
-        }
-        std::thread::sleep(Duration::from_millis(20));
+    let written = poll_until(Instant::now() + AOF_REWRITE_TIMEOUT, AOF_POLL_INTERVAL, || -> Result<_> {
+        let is_writing = link.fetch_info("persistence")?.number_field("aof_rewrite_in_progress") == 1;
+        Ok((!is_writing).then_some(()))
+    });
+    if written?.is_none() {
+        bail!("{} is still writing its append-only file after {} s", link.address, AOF_REWRITE_TIMEOUT.as_secs());
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use super::redis_client::{RedisClient, START_TIMEOUT, replicaof_command};
 use super::replication_progress;
 use super::replication_proxy::{self, ReplicationProxy};
 use super::source_monitor::{Overload, SourceMonitor, report_status};
+use crate::poll::retry_until;
 use crate::protocol::shard::{MoveSpec, ReplicationRole};
 use crate::protocol::{Event, ProgressSink};
 use crate::resources::redis_shard::RedisShard;
@@ -123,13 +124,9 @@ pub fn cancel_full_sync(target: &mut RedisClient, spec: &MoveSpec) -> Result<()>
 /// Lets the target follow an address. While an instance starts, it reports for a moment between two of its append-only
 /// files that it has loaded its data, and then still refuses the command.
 fn set_replica_of(target: &mut RedisClient, primary: &InstanceAddress) -> Result<()> {
-    let deadline = Instant::now() + START_TIMEOUT;
-    loop {
-        match target.query::<Value>(&replicaof_command(primary)) {
-            Err(error) if is_loading(&error) && Instant::now() < deadline => std::thread::sleep(POLL_INTERVAL),
-            answer => return answer.map(drop),
-        }
-    }
+    let set_once = || target.query::<Value>(&replicaof_command(primary)).map(drop);
+    let is_final = |answer: &Result<()>| !matches!(answer, Err(error) if is_loading(error));
+    retry_until(Instant::now() + START_TIMEOUT, POLL_INTERVAL, set_once, is_final)
 }
 
 fn is_loading(error: &anyhow::Error) -> bool {
