@@ -230,6 +230,27 @@ fn host_modules_change_paths_by_handles() {
     assert_eq!(trusted.len(), TRUSTED_FOLDERS.len(), "TRUSTED_FOLDERS names files that need no exception");
 }
 
+/// Lines that name a stream of this process and print nothing: whether it is a terminal, and the frames of an agent.
+const UNPRINTED_STREAMS: &[&str] = &[".is_terminal()", "self.has_colors(&", "try_clone_to_owned()"];
+
+#[test]
+fn nothing_prints_past_the_reporter() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut broken = Vec::new();
+    for file in source_files(&src).iter().filter(|file| !file.starts_with(src.join("report"))) {
+        let code = strip_tests_and_comments(&std::fs::read_to_string(file).unwrap());
+        for (index, line) in code.lines().enumerate() {
+            // `print!` and its like are lints of clippy.
+            let names_stream =
+                ["io::stdout()", "io::stderr()", "Stdio::inherit()"].iter().any(|name| line.contains(name));
+            if names_stream && !UNPRINTED_STREAMS.iter().any(|use_| line.contains(use_)) {
+                broken.push(format!("{}:{}: {}", file.display(), index + 1, line.trim()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "print through the reporter:\n{}", broken.join("\n"));
+}
+
 #[test]
 fn every_module_is_listed_without_cycles() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -40,8 +41,9 @@ pub fn build_fleet(
     common: &CommonArgs,
 ) -> Result<Fleet, CommandError> {
     let stop = CancellationToken::new();
-    let fleet = Fleet::new(&resolve_targets(inventory, hosts), connect.parallel, stop.clone())?;
     let reporter = common.new_reporter();
+    let on_stderr = Arc::new(move |host: &str, line: &str| reporter.report_agent_stderr(host, line));
+    let fleet = Fleet::new(&resolve_targets(inventory, hosts), connect.parallel, stop.clone(), on_stderr)?;
     let control_dir = fleet.control_dir().to_owned();
     let mut interrupts = Interrupts::listen()?;
     tokio::spawn(async move {

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Session;
 use crate::plan::Digest;
-use crate::transport::{AgentBinary, ConnectError, SshTarget, SshTransport};
+use crate::transport::{AgentBinary, ConnectError, SshTarget, SshTransport, StderrCallback};
 
 /// The hosts of one run.
 pub struct Fleet {
@@ -21,15 +21,20 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Prepares ssh for these targets; connects to none.
+    /// Prepares ssh for these targets; connects to none. `on_stderr` receives what agents write on standard error.
     ///
     /// # Errors
     /// Returns an error if the temporary folder cannot be created or the running binary cannot be read.
-    pub fn new(targets: &[SshTarget], max_parallel: usize, cancellation: CancellationToken) -> std::io::Result<Self> {
+    pub fn new(
+        targets: &[SshTarget],
+        max_parallel: usize,
+        cancellation: CancellationToken,
+        on_stderr: StderrCallback,
+    ) -> std::io::Result<Self> {
         let binary = AgentBinary::read_own(|bytes| Digest::of_bytes(bytes).as_str().to_owned())?;
         let binary_digest = binary.digest.clone();
         Ok(Self {
-            ssh: SshTransport::new(targets, binary)?,
+            ssh: SshTransport::new(targets, binary, on_stderr)?,
             binary_digest,
             max_parallel: max_parallel.max(1),
             cancellation,

@@ -123,6 +123,12 @@ impl Reporter {
         write_stderr(&format!("warning: {}\n", indent_lines(&escape_text(text))));
     }
 
+    /// Prints a line that a host's agent wrote on standard error, such as the text of a panic; also with `--quiet`.
+    pub fn report_agent_stderr(&self, host: &str, line: &str) {
+        self.print_json("agent_stderr", json!({"host": host, "text": line}));
+        write_stderr(&format!("{}\n", escape_line(&format!("{host}: {line}"))));
+    }
+
     /// Prints a host that failed.
     pub fn report_failure(&self, host: &str, error: &str, hint: Option<&str>) {
         self.write_failure(host, error, &indent_lines(&escape_text(error)), hint);

@@ -1,9 +1,8 @@
-//! How bytes reach an agent: over ssh, or on this machine. Imports no other module.
+//! How bytes reach an agent: over ssh. Imports no other module but the lock of a file.
 
 mod bootstrap;
 mod control_dir;
 mod error;
-mod local;
 mod ssh;
 mod ssh_config;
 mod stderr;
@@ -14,8 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub use bootstrap::AgentBinary;
 pub use control_dir::remove_control_dir;
 pub use error::{ConnectError, ConnectErrorKind};
-pub use local::spawn_local_agent;
 pub use ssh::SshTransport;
+pub use stderr::StderrCallback;
 pub use target::{JumpHost, SshTarget};
 
 /// A started agent: what is written reaches its standard input, what it says can be read.

@@ -1,7 +1,6 @@
 //! Agents over the system's own ssh client, through the openssh crate: one master connection and one channel a host.
 
 use std::collections::HashMap;
-use std::io::Write as _;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +10,7 @@ use openssh::{ChildStderr, ControlPersist, KnownHosts, Session, SessionBuilder, 
 use tokio::io::{AsyncReadExt, BufReader};
 
 use super::control_dir::ControlDir;
-use super::stderr::forward_lines;
+use super::stderr::{StderrCallback, forward_lines};
 use super::{AgentBinary, Channel, ConnectError, ConnectErrorKind, JumpHost, SshTarget, ssh_config};
 
 /// Time limit for the first answer of an agent after login; allows for sending the binary over a slow link.
@@ -27,23 +26,24 @@ pub struct SshTransport {
     config_path: PathBuf,
     targets: HashMap<String, SshTarget>,
     agent_binary: AgentBinary,
+    on_stderr: StderrCallback,
 }
 
 impl SshTransport {
     /// Writes configuration and known hosts for these targets.
     ///
-    /// `targets` holds those that are jumped over, too.
+    /// `targets` holds those that are jumped over, too. `on_stderr` receives what agents write on standard error.
     ///
     /// # Errors
     /// Returns an error if the temporary folder cannot be created or written.
-    pub fn new(targets: &[SshTarget], agent_binary: AgentBinary) -> std::io::Result<Self> {
+    pub fn new(targets: &[SshTarget], agent_binary: AgentBinary, on_stderr: StderrCallback) -> std::io::Result<Self> {
         let control_dir = ControlDir::create(Path::new("/tmp"))?;
         let known_hosts = control_dir.path().join("known_hosts");
         let config_path = control_dir.path().join("config");
         std::fs::write(&known_hosts, ssh_config::render_known_hosts(targets))?;
         std::fs::write(&config_path, ssh_config::render_config(targets, &known_hosts))?;
         let targets = targets.iter().map(|target| (target.name.clone(), target.clone())).collect();
-        Ok(Self { control_dir, config_path, targets, agent_binary })
+        Ok(Self { control_dir, config_path, targets, agent_binary, on_stderr })
     }
 
     /// Returns the folder of this run, for an exit without destructors.
@@ -141,7 +141,10 @@ impl SshTransport {
         match self.agent_binary.start_agent(&mut reader, &mut writer).await {
             Ok((first, agent_pushed)) => {
                 let reader = std::io::Cursor::new([first]).chain(reader);
-                let guard = Box::new((child, session, tokio::spawn(forward_stderr(target.name.clone(), stderr))));
+                let (host, on_stderr) = (target.name.clone(), Arc::clone(&self.on_stderr));
+                let forwarding =
+                    tokio::spawn(async move { forward_lines(&host, BufReader::new(stderr), &*on_stderr).await });
+                let guard = Box::new((child, session, forwarding));
                 Ok(Channel { reader: Box::new(reader), writer: Box::new(writer), guard, agent_pushed })
             }
             Err(detail) => Err(agent_start_error(target, detail, stderr).await),
@@ -163,15 +166,6 @@ async fn agent_start_error(target: &SshTarget, detail: String, mut stderr: Child
     };
     let detail = if line.is_empty() { detail } else { line.to_owned() };
     ConnectError::new(&target.name, cause, detail)
-}
-
-/// Shows what the agent writes on standard error.
-async fn forward_stderr(host: String, stderr: ChildStderr) {
-    let show = |line: &str| {
-        // Where our own standard error is closed, the text is lost.
-        let _ = writeln!(std::io::stderr(), "{line}");
-    };
-    forward_lines(&host, BufReader::new(stderr), show).await;
 }
 
 fn format_error_chain(error: &dyn std::error::Error) -> String {

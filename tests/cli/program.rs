@@ -121,15 +121,29 @@ impl Project {
 #[track_caller]
 pub fn snapshot(name: &str, outputs: &[Output]) {
     let text: Vec<String> = outputs.iter().map(Output::transcript).collect();
+    snapshot_text(name, &text.join("\n"));
+}
+
+/// Compares a text that does not differ from run to run with the snapshot of that name.
+#[track_caller]
+pub fn snapshot_text(name: &str, text: &str) {
     let mut settings = insta::Settings::clone_current();
     settings.set_snapshot_path(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/snapshots"));
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
-    settings.bind(|| insta::assert_snapshot!(name, text.join("\n")));
+    settings.bind(|| insta::assert_snapshot!(name, text));
 }
 
 impl Output {
-    /// Panics unless stdout and stderr together contain each of these names, paths or positions.
+    /// Compares all that was printed with the snapshot of that name.
+    #[track_caller]
+    pub fn matches(self, name: &str) -> Self {
+        snapshot(name, std::slice::from_ref(&self));
+        self
+    }
+
+    /// Panics unless stdout and stderr together contain each of these names, paths or positions. A wording is compared with
+    /// a snapshot.
     #[track_caller]
     pub fn mentions(self, parts: &[&str]) -> Self {
         let printed = format!("{}{}", self.stdout, self.stderr);
@@ -181,6 +195,7 @@ impl Output {
         static PATTERNS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
             let patterns = [
                 (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "[TIME]"),
+                (r"\bexpires on 20\d\d-\d\d-\d\d\b", "expires on [DATE]"),
                 (r"\d{8}T\d{6}-\d+", "[RUN]"),
                 (r"\b[0-9a-f]{64}\b", "[SHA256]"),
                 (r"\bsha256 [0-9a-f]{8,}\b", "sha256 [SHA256]"),

@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 
 use dunlin::deploy::host::DeployAgent;
@@ -113,7 +114,7 @@ fn roll_out(hosts: &[Host], batches: &[BatchSize]) -> RolloutOutcome {
 fn roll_out_with_events(hosts: &[Host], batches: &[BatchSize], event_sink: EventSink<'_>) -> RolloutOutcome {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        let fleet = Fleet::new(&[], 8, CancellationToken::new()).unwrap();
+        let fleet = Fleet::new(&[], 8, CancellationToken::new(), Arc::new(|_, _| {})).unwrap();
         let scope = hosts[0].fixture.service_scope("test");
         let mut planned = Vec::new();
         for host in hosts {
@@ -197,7 +198,7 @@ fn a_host_without_a_release_has_no_part_in_a_rollback() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let results = hosts.each_ref().map(|host| {
         runtime.block_on(async {
-            let fleet = Fleet::new(&[], 1, CancellationToken::new()).unwrap();
+            let fleet = Fleet::new(&[], 1, CancellationToken::new(), Arc::new(|_, _| {})).unwrap();
             let scope = host.fixture.service_scope("test");
             observe_retained_release(&fleet, host.connect().await, &scope, None).await.err()
         })
