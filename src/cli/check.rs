@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::CommonArgs;
-use super::check_recipes::check_recipes;
 use super::command_error::{CommandError, count_findings};
 use super::connect_args::InventoryArgs;
 use super::exit::Exit;
 use super::project::find_project_into;
+use crate::deploy::recipe_check::check_recipes;
 use crate::inventory::Diagnostics;
 use crate::playbook;
 use crate::project::Project;

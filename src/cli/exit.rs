@@ -1,5 +1,7 @@
 //! The exit codes. Scripts rely on them.
 
+use crate::deploy::rollout::{DeployPlanError, RunResult};
+
 /// The exit code of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -26,5 +28,29 @@ impl Exit {
     /// Returns the number of the exit code.
     pub fn code(self) -> u8 {
         self as u8
+    }
+
+    /// Returns the exit code of a rollout, or of another change of a service.
+    pub fn of_run(result: RunResult, is_interrupted: bool) -> Self {
+        match result {
+            _ if is_interrupted => Self::Interrupted,
+            RunResult::Complete => Self::Done,
+            RunResult::Partial => Self::Partial,
+            RunResult::Locked => Self::Locked,
+            RunResult::Refused => Self::Refused,
+        }
+    }
+
+    /// Returns the worst exit code of hosts without a plan; `None` if all have one.
+    pub fn of_plan_errors<'e>(errors: impl IntoIterator<Item = &'e DeployPlanError>) -> Option<Self> {
+        let exits: Vec<Self> = errors
+            .into_iter()
+            .map(|error| match error {
+                DeployPlanError::Templates(_) => Self::Error,
+                DeployPlanError::Impossible(_) | DeployPlanError::Idle(_) => Self::Refused,
+                DeployPlanError::Connect(_) | DeployPlanError::Host(_) => Self::Partial,
+            })
+            .collect();
+        [Self::Error, Self::Refused, Self::Partial].into_iter().find(|exit| exits.contains(exit))
     }
 }

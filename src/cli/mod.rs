@@ -1,7 +1,6 @@
 //! The command line, one file per command. Flags and prompts are known in this module only.
 
 mod check;
-mod check_recipes;
 mod command_error;
 mod completions;
 mod confirm;
@@ -15,7 +14,6 @@ mod host_locks;
 mod hosts;
 mod locks;
 mod maintenance;
-mod notify;
 mod outcome;
 mod output_file;
 mod package;
@@ -27,8 +25,6 @@ mod recipe;
 mod releases;
 mod rollback;
 mod rollout;
-mod rollout_secrets;
-mod rollout_text;
 mod runs;
 mod runtime;
 mod service_change;

@@ -7,8 +7,8 @@ use super::command_error::CommandError;
 use super::exit::Exit;
 use super::outcome::CommandOutcome;
 use super::project::{find_project, load_environment};
-use super::recipe::LoadedRecipe;
-use super::rollout::{RolloutArgs, ServiceRollout};
+use super::recipe::load_recipe;
+use super::rollout::{RolloutArgs, RolloutCommand};
 use crate::deploy::rollout::Goal;
 use crate::protocol::deploy::ReleaseVersion;
 
@@ -32,14 +32,15 @@ impl RollbackCommand {
     /// releases, or the plan is not confirmed.
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
         let project = find_project(&self.args.connect.inventory, common)?;
-        let loaded = LoadedRecipe::load_recipe(&self.service, &project, common)?;
+        let loaded = load_recipe(&self.service, &project, common)?;
         let to = self
             .to
             .map(ReleaseVersion::new)
             .transpose()
             .map_err(|error| CommandError::with_message(Exit::Usage, error))?;
         let environment = load_environment(&project, common)?;
-        let service = ServiceRollout::new(&loaded, &environment.inventory, &self.args, common)?;
-        service.run_rollout("rollback", &Goal::Stored(to), None).await
+        let command = RolloutCommand { command: "rollback", project: &project, args: &self.args, common };
+        let service = command.select_hosts(&loaded, &environment.inventory)?;
+        command.run(&service, &Goal::Stored(to), None).await
     }
 }

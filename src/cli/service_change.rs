@@ -1,28 +1,21 @@
 //! The change of a service by `maintenance` and `undeploy`: plan, show, confirm, apply, report.
 
-use serde_json::json;
-
 use super::CommonArgs;
 use super::command_error::CommandError;
 use super::confirm::{require_confirmation, require_typed_text};
 use super::exit::Exit;
-use super::host_locks::{lock_hosts, lock_request};
-use super::notify::Notifier;
+use super::host_locks::{lock_hosts, lock_request, operator_id};
 use super::outcome::CommandOutcome;
 use super::project::{find_project, load_environment};
-use super::recipe::LoadedRecipe;
-use super::rollout::RolloutArgs;
-use super::rollout_secrets::redact_rollout_event;
-use super::rollout_text::{describe_holder, report_plan_error, report_rollout_event};
+use super::recipe::{load_recipe, select_service_hosts};
+use super::rollout::{RolloutArgs, show_plans};
 use super::runtime::build_fleet;
-use crate::deploy::rollout::{
-    ChangeOutcome, DeployPlanError, HostFailure, PlannedChange, RolloutEvent, ServiceChangeRun,
-};
+use crate::deploy::rollout::{ChangePlan, Notifier, RolloutEvent, ServiceChangeRun};
 use crate::fleet::Session;
-use crate::plan::{ChangeCounts, HostPlan, format_count};
+use crate::plan::ChangeCounts;
 use crate::playbook::SecretRedactor;
 use crate::protocol::deploy::ServiceChange;
-use crate::report::{ProgressBars, Reporter, format_summary};
+use crate::report::{ProgressBars, Reporter, report_change_outcome, report_plan_errors, report_rollout_event};
 
 /// A command that changes a service.
 pub struct ServiceChangeCommand<'a> {
@@ -46,54 +39,45 @@ impl ServiceChangeCommand<'_> {
     pub async fn run(&self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
         let (reporter, args) = (common.new_reporter(), self.args);
         let project = find_project(&args.connect.inventory, common)?;
-        let loaded = LoadedRecipe::load_recipe(self.service, &project, common)?;
-        let environment = load_environment(&project, common)?;
-        let inventory = &environment.inventory;
-        let (hosts, _) = loaded.select_service_hosts(inventory, args.limit.as_deref(), common)?;
-        let fleet = build_fleet(inventory, &hosts, &args.connect, common)?;
+        let loaded = load_recipe(self.service, &project, common)?;
+        let inventory = load_environment(&project, common)?.inventory;
+        let hosts = select_service_hosts(&loaded, &inventory, args.limit.as_deref(), common)?.selected;
+        let fleet = build_fleet(&inventory, &hosts, &args.connect, common)?;
         let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
-        let secrets = SecretRedactor::from_secrets(&inventory.secrets().expose_json());
-        let scope = loaded.to_scope();
-        let run = ServiceChangeRun { fleet: &fleet, scope: &scope, change: self.change };
-        let (planned, exits) = plan_hosts(&run, &names, &secrets, common).await;
-        let plans: Vec<HostPlan> = planned.iter().map(|host| redact_plan(&host.plan, &secrets)).collect();
-        plans.iter().for_each(|plan| reporter.report_plan(plan));
-        if !plans.is_empty() {
-            reporter.print_data(&format_summary(&plans));
-        }
-        let mut counts = ChangeCounts::default();
-        plans.iter().for_each(|plan| counts += plan.count_changes());
-        let finish = |failed: usize, exit: Exit| Ok(CommandOutcome { exit, counts, failed });
-        if fleet.cancellation.is_cancelled() {
-            return finish(exits.len(), Exit::Interrupted);
-        }
-        if let Some(exit) = self.precheck(&exits, counts, &reporter) {
-            return finish(exits.len(), exit);
+        let secrets = &SecretRedactor::from_secrets(&inventory.secrets().expose_json());
+        let scope = loaded.to_scope(operator_id());
+        let change = ServiceChangeRun { fleet: &fleet, scope: &scope, change: self.change, secrets };
+        let plan = change.plan_change(&names).await;
+        report_plan_errors(&plan.failed, &reporter);
+        let counts = show_plans(&change.shown_plans(&plan), &reporter);
+        let is_interrupted = || fleet.cancellation.is_cancelled();
+        let ends_before =
+            if is_interrupted() { Some(Exit::Interrupted) } else { self.precheck(&plan, counts, &reporter) };
+        if let Some(exit) = ends_before {
+            return Ok(CommandOutcome { exit, counts, failed: plan.failed.len() });
         }
         self.confirm().map_err(|refused| refused.with_counts(counts, 0))?;
-        let sessions: Vec<&Session> = planned.iter().map(|host| &host.session).collect();
-        let request = lock_request(self.command, &common.run.to_string(), true);
-        let locked = lock_hosts(&fleet, &sessions, &request, &reporter).await;
+        let run = common.run.to_string();
+        let sessions: Vec<&Session> = plan.planned.iter().map(|host| &host.session).collect();
+        let locked = lock_hosts(&fleet, &sessions, &lock_request(self.command, &run, true), &reporter).await;
         locked.map_err(|denied| denied.with_counts(counts, 0))?;
         let notifier = Notifier {
             commands: &loaded.recipe.notify,
             folder: project.root,
             command: self.change.action(),
             scope: &scope,
-            run: &common.run.to_string(),
-            secrets: &secrets,
-            reporter: &reporter,
+            run: &run,
+            on_failure: &|text| reporter.warn(text),
         };
-        notifier.notify_change_start(&planned).await;
+        notifier.notify_change_start(&plan.planned).await;
         let progress = ProgressBars::new(reporter.json, reporter.style.quiet);
         let report = |event: &RolloutEvent<'_>| report_rollout_event(event, &reporter, &progress);
-        let outcome = run
-            .apply_change(&planned, &|event: &RolloutEvent<'_>| redact_rollout_event(event, &secrets, &report))
-            .await;
+        let outcome = change.apply_change(&plan.planned, &report).await;
         progress.clear_bars();
-        let exit = report_outcome(&outcome, &secrets, fleet.cancellation.is_cancelled(), &reporter);
-        notifier.notify_change_end(&planned, &outcome, exit).await;
-        finish(outcome.failed.len(), exit)
+        report_change_outcome(&outcome, &reporter);
+        let exit = Exit::of_run(outcome.result(), is_interrupted());
+        notifier.notify_change_end(&plan.planned, &outcome, exit == Exit::Done).await;
+        Ok(CommandOutcome { exit, counts, failed: outcome.failed.len() })
     }
 
     /// Asks for confirmation. The name of the service must be repeated where contents are deleted that no deploy
@@ -122,11 +106,10 @@ impl ServiceChangeCommand<'_> {
     }
 
     /// Returns the exit code if the run ends before the first change.
-    fn precheck(&self, exits: &[Exit], counts: ChangeCounts, reporter: &Reporter) -> Option<Exit> {
-        let worst = [Exit::Refused, Exit::Partial].into_iter().find(|exit| exits.contains(exit));
+    fn precheck(&self, plan: &ChangePlan, counts: ChangeCounts, reporter: &Reporter) -> Option<Exit> {
+        let worst = Exit::of_plan_errors(plan.failed.iter().map(|(_, error)| error));
         if self.args.dry_run {
-            let pending = self.args.detailed_exitcode && !counts.is_empty();
-            return Some(worst.unwrap_or(if pending { Exit::Pending } else { Exit::Done }));
+            return Some(self.args.exit_of_dry_run(worst, counts));
         }
         match worst {
             Some(worst) if counts.is_empty() => Some(worst),
@@ -137,80 +120,5 @@ impl ServiceChangeCommand<'_> {
             }
             None => counts.is_empty().then_some(Exit::Done),
         }
-    }
-}
-
-/// Returns the plans, and the exit codes of the hosts that cannot be planned; prints their errors.
-async fn plan_hosts(
-    run: &ServiceChangeRun<'_>,
-    hosts: &[String],
-    secrets: &SecretRedactor,
-    common: &CommonArgs,
-) -> (Vec<PlannedChange>, Vec<Exit>) {
-    let (mut planned, mut exits) = (Vec::new(), Vec::new());
-    for (host, result) in run.plan_hosts(hosts).await {
-        match result {
-            Ok(host) => planned.push(host),
-            Err(error) => {
-                report_plan_error(&host, &error, secrets, common);
-                exits.push(match error {
-                    DeployPlanError::Impossible(_) | DeployPlanError::Idle(_) | DeployPlanError::Templates(_) => {
-                        Exit::Refused
-                    }
-                    DeployPlanError::Connect(_) | DeployPlanError::Host(_) => Exit::Partial,
-                });
-            }
-        }
-    }
-    (planned, exits)
-}
-
-fn redact_plan(plan: &HostPlan, secrets: &SecretRedactor) -> HostPlan {
-    let mut plan = plan.clone();
-    plan.rows.iter_mut().for_each(|row| secrets.redact_row(row));
-    plan
-}
-
-/// Prints the outcome, and returns the exit code.
-fn report_outcome(outcome: &ChangeOutcome, secrets: &SecretRedactor, interrupted: bool, reporter: &Reporter) -> Exit {
-    for (host, failure) in &outcome.failed {
-        match failure {
-            HostFailure::Locked(holder) => reporter.report_failure(host, &describe_holder(holder), None),
-            HostFailure::Refused(reason) => {
-                let reason = secrets.redact_text(reason);
-                reporter.report_failure(host, &reason, Some("run the command again to see a new plan"));
-            }
-            HostFailure::Failed(reason, log) => {
-                reporter.report_failure(host, &secrets.redact_text(reason), None);
-                let log = log.iter().map(|line| secrets.redact_text(line));
-                log.for_each(|line| reporter.print_status(&format!("  {host} | {line}")));
-            }
-        }
-    }
-    for host in &outcome.changed {
-        reporter.print_json("changed", json!({"host": host}));
-    }
-    if !outcome.skipped.is_empty() {
-        reporter.print_json("skipped", json!({"hosts": outcome.skipped}));
-        reporter.print_status(&format!("not changed: {}", outcome.skipped.join(", ")));
-    }
-    let (changed, failed) = (outcome.changed.len(), outcome.failed.len());
-    reporter.print_data(&format!(
-        "Done: {} changed, {failed} failed, {} skipped",
-        format_count(changed, "host"),
-        outcome.skipped.len()
-    ));
-    exit_for_outcome(outcome, interrupted)
-}
-
-fn exit_for_outcome(outcome: &ChangeOutcome, interrupted: bool) -> Exit {
-    let has = |is: fn(&HostFailure) -> bool| outcome.failed.iter().any(|(_, failure)| is(failure));
-    let has_changes = !outcome.changed.is_empty() || has(|failure| matches!(failure, HostFailure::Failed(..)));
-    match (outcome.failed.is_empty(), has_changes) {
-        _ if interrupted => Exit::Interrupted,
-        (true, _) if outcome.skipped.is_empty() => Exit::Done,
-        (true, _) | (false, true) => Exit::Partial,
-        (false, false) if has(|failure| matches!(failure, HostFailure::Locked(_))) => Exit::Locked,
-        (false, false) => Exit::Refused,
     }
 }

@@ -7,8 +7,10 @@ mod plan_text;
 mod progress;
 mod rebalance_text;
 mod reporter;
+mod rollout_text;
 mod run_id;
 mod run_log;
+mod service_text;
 mod style;
 
 pub use escape::{escape_line, escape_text};
@@ -17,6 +19,11 @@ pub use plan_text::{format_plan, format_summary};
 pub use progress::ProgressBars;
 pub use rebalance_text::format_rebalance;
 pub use reporter::{Reporter, RunSummary, stdout_error};
+pub use rollout_text::{
+    describe_holder, report_change_outcome, report_maintenance, report_plan_errors, report_rollout_event,
+    report_rollout_outcome, report_rollout_problems,
+};
 pub use run_id::RunId;
 pub use run_log::{keep_run_log, record_event};
+pub use service_text::{report_active_release, report_health, report_history, report_releases};
 pub use style::Style;

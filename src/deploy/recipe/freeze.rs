@@ -7,6 +7,7 @@ use jiff::civil::{DateTime, Weekday};
 use jiff::tz::TimeZone;
 use serde::Deserialize;
 
+use super::Recipe;
 use super::reader::RecipeReader;
 
 /// Minutes of a day.
@@ -54,6 +55,15 @@ impl FreezeWindow {
                 if from < until { from <= now && now < until } else { now >= from || now < until }
             }
         }
+    }
+}
+
+impl Recipe {
+    /// Describes the freeze at a time; `None` if releases may be deployed.
+    pub fn describe_freeze(&self, time: Timestamp) -> Option<String> {
+        let window = self.freezes.iter().find(|window| window.contains(time))?;
+        let reason = window.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        Some(format!("deploys of {} are frozen {}{reason}", self.service, window.text))
     }
 }
 

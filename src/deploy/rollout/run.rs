@@ -1,6 +1,6 @@
 //! Applies a plan to the hosts, batch by batch.
 
-use super::{CallFailure, DueTasks, PlannedDeploy, TaskSelection, call_host};
+use super::{CallFailure, DueTasks, PlannedDeploy, RunResult, TaskSelection, call_host};
 use crate::deploy::plan::planned_rows;
 use crate::fleet::{Fleet, Session};
 use crate::playbook::BatchSize;
@@ -228,6 +228,11 @@ impl RolloutOutcome {
             }
             Some((text, log)) => self.record_failure(host, HostFailure::Failed(text, log)),
         }
+    }
+
+    /// Returns how far the rollout came.
+    pub fn result(&self) -> RunResult {
+        RunResult::new(&self.failed, self.has_side_effects, !self.skipped.is_empty())
     }
 
     /// Records why a host has no answer; a cancelled host is skipped.

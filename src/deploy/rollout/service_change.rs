@@ -1,9 +1,11 @@
 //! Plans and applies a change of a service on its hosts, such as maintenance.
 
-use super::{CallFailure, DeployPlanError, EventSink, HostFailure, RolloutEvent, call_host};
+use super::redact::{redact_failures, redact_plan_error, redact_rollout_event};
+use super::{CallFailure, DeployPlanError, EventSink, HostFailure, RolloutEvent, RunResult, call_host};
 use crate::deploy::plan::planned_rows;
 use crate::fleet::{Fleet, Session};
 use crate::plan::{HostPlan, StepRef};
+use crate::playbook::SecretRedactor;
 use crate::protocol::Call;
 use crate::protocol::deploy::{
     ApplyChange, DeployFailure, LockService, PlanChange, Rejection, ServiceChange, ServiceRef,
@@ -17,6 +19,17 @@ pub struct ServiceChangeRun<'a> {
     pub scope: &'a ServiceRef,
     /// The change.
     pub change: ServiceChange,
+    /// Words to cut out of what hosts send.
+    pub secrets: &'a SecretRedactor,
+}
+
+/// The plan of a change.
+#[derive(Default)]
+pub struct ChangePlan {
+    /// Hosts with a plan.
+    pub planned: Vec<PlannedChange>,
+    /// Hosts without one, with the cause.
+    pub failed: Vec<(String, DeployPlanError)>,
 }
 
 /// A host with the plan of a change, still connected.
@@ -39,10 +52,30 @@ pub struct ChangeOutcome {
 }
 
 impl ServiceChangeRun<'_> {
-    /// Plans the change on the hosts; each can fail on its own. Returns the results in the order of the names.
-    pub async fn plan_hosts(&self, hosts: &[String]) -> Vec<(String, Result<PlannedChange, DeployPlanError>)> {
+    /// Plans the change on the hosts; each can fail on its own.
+    pub async fn plan_change(&self, hosts: &[String]) -> ChangePlan {
         let results = self.fleet.map_parallel(hosts, |host| self.plan_host(host)).await;
-        hosts.iter().cloned().zip(results).collect()
+        let mut plan = ChangePlan::default();
+        for (host, result) in hosts.iter().zip(results) {
+            match result {
+                Ok(host) => plan.planned.push(host),
+                Err(mut error) => {
+                    redact_plan_error(&mut error, self.secrets);
+                    plan.failed.push((host.clone(), error));
+                }
+            }
+        }
+        plan
+    }
+
+    /// Returns the plans without secrets.
+    pub fn shown_plans(&self, plan: &ChangePlan) -> Vec<HostPlan> {
+        let show = |host: &PlannedChange| {
+            let mut plan = host.plan.clone();
+            plan.rows.iter_mut().for_each(|row| self.secrets.redact_row(row));
+            plan
+        };
+        plan.planned.iter().map(show).collect()
     }
 
     async fn plan_host(&self, host: &str) -> Result<PlannedChange, DeployPlanError> {
@@ -55,8 +88,16 @@ impl ServiceChangeRun<'_> {
         Ok(PlannedChange { plan: HostPlan { host: session.host.clone(), rows }, session })
     }
 
-    /// Locks the service on all hosts with changes, and applies the change on them at the same time.
+    /// Locks the service on all hosts with changes, and applies the change on them at the same time. Events and outcome are
+    /// without secrets.
     pub async fn apply_change(&self, planned: &[PlannedChange], event_sink: EventSink<'_>) -> ChangeOutcome {
+        let event_sink = |event: &RolloutEvent<'_>| redact_rollout_event(event, self.secrets, event_sink);
+        let mut outcome = self.change_hosts(planned, &event_sink).await;
+        redact_failures(&mut outcome.failed, self.secrets);
+        outcome
+    }
+
+    async fn change_hosts(&self, planned: &[PlannedChange], event_sink: EventSink<'_>) -> ChangeOutcome {
         let pending: Vec<&PlannedChange> =
             planned.iter().filter(|host| host.plan.pending_rows().next().is_some()).collect();
         let mut outcome = ChangeOutcome::default();
@@ -94,6 +135,12 @@ impl ServiceChangeRun<'_> {
 }
 
 impl ChangeOutcome {
+    /// Returns how far the change came.
+    pub fn result(&self) -> RunResult {
+        let has_failed = self.failed.iter().any(|(_, failure)| matches!(failure, HostFailure::Failed(..)));
+        RunResult::new(&self.failed, !self.changed.is_empty() || has_failed, !self.skipped.is_empty())
+    }
+
     fn record_reply(&mut self, host: &str, reply: Result<Option<DeployFailure>, CallFailure>) {
         let failure = match reply {
             Ok(None) => return self.changed.push(host.to_owned()),

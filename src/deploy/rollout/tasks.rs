@@ -44,6 +44,42 @@ pub struct UnknownTask {
     pub reason: String,
 }
 
+/// Describes a name of a task that the operator must not give.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TaskNameError {
+    /// The recipe has no such task.
+    #[error("the recipe has no task `{name}`")]
+    Unknown {
+        /// The name.
+        name: String,
+        /// Names of the tasks of the recipe.
+        known: Vec<String>,
+    },
+    /// A task is both done and to run again.
+    #[error("task `{0}` is both done and to run again")]
+    Contradiction(String),
+}
+
+/// Checks that the operator names tasks of the recipe, each task once.
+///
+/// # Errors
+/// See [`TaskNameError`].
+pub fn check_task_names(
+    tasks: &[ReleaseTask],
+    assume_done: &[String],
+    run_again: &[String],
+) -> Result<(), TaskNameError> {
+    let is_unknown = |name: &&String| tasks.iter().all(|task| task.name != **name);
+    if let Some(name) = assume_done.iter().chain(run_again).find(is_unknown) {
+        let known = tasks.iter().map(|task| task.name.clone()).collect();
+        return Err(TaskNameError::Unknown { name: name.clone(), known });
+    }
+    match assume_done.iter().find(|name| run_again.contains(name)) {
+        Some(name) => Err(TaskNameError::Contradiction(name.clone())),
+        None => Ok(()),
+    }
+}
+
 impl TaskSelection<'_> {
     /// Selects the tasks to run. Tasks behind the switch wait for a rollout that has all hosts of the service.
     ///

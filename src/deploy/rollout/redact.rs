@@ -1,37 +1,72 @@
 //! Cuts secrets out of what hosts report of a rollout: a hook, a task or a service may print its configuration.
 
-use crate::deploy::rollout::{RolloutEvent, ServiceHealth};
+use super::{DeployPlanError, HostFailure, RolloutEvent, RolloutOutcome, ServiceHealth};
 use crate::playbook::SecretRedactor;
 use crate::protocol::deploy::{DeployFailure, ServiceObservation, SwitchOutcome};
 
 /// Passes an event on without secrets in its texts.
-pub fn redact_rollout_event(event: &RolloutEvent<'_>, secrets: &SecretRedactor, pass_on: &dyn Fn(&RolloutEvent<'_>)) {
+pub(super) fn redact_rollout_event(
+    event: &RolloutEvent<'_>,
+    secrets: &SecretRedactor,
+    pass_on: &dyn Fn(&RolloutEvent<'_>),
+) {
     match event {
         RolloutEvent::HostEvent(host, event) => {
             pass_on(&RolloutEvent::HostEvent(host, &secrets.redact_event((*event).clone())));
         }
         RolloutEvent::Switched(host, outcome) => {
-            pass_on(&RolloutEvent::Switched(host, &redact_outcome((*outcome).clone(), secrets)));
+            pass_on(&RolloutEvent::Switched(host, &redact_switch((*outcome).clone(), secrets)));
         }
         other => pass_on(other),
     }
 }
 
+/// Cuts secrets out of the failures of a rollout.
+pub(super) fn redact_outcome(outcome: &mut RolloutOutcome, secrets: &SecretRedactor) {
+    redact_failures(&mut outcome.failed, secrets);
+}
+
+/// Cuts secrets out of the failures of hosts: a hook or a service may print what its configuration has.
+pub(super) fn redact_failures(failed: &mut [(String, HostFailure)], secrets: &SecretRedactor) {
+    for (_, failure) in failed {
+        match failure {
+            HostFailure::Locked(_) => {}
+            HostFailure::Refused(reason) => *reason = secrets.redact_text(reason),
+            HostFailure::Failed(reason, log) => {
+                for text in log.iter_mut().chain([reason]) {
+                    *text = secrets.redact_text(text);
+                }
+            }
+        }
+    }
+}
+
+/// Cuts secrets out of the error of a host without a plan: the host may quote what a command printed.
+pub(super) fn redact_plan_error(error: &mut DeployPlanError, secrets: &SecretRedactor) {
+    match error {
+        DeployPlanError::Connect(error) => error.detail = secrets.redact_text(&error.detail),
+        DeployPlanError::Templates(_) => {}
+        DeployPlanError::Impossible(reason) | DeployPlanError::Idle(reason) | DeployPlanError::Host(reason) => {
+            *reason = secrets.redact_text(reason);
+        }
+    }
+}
+
 /// Cuts secrets out of the failures that a host recorded.
-pub fn redact_observation(observation: &mut ServiceObservation, secrets: &SecretRedactor) {
+pub(super) fn redact_observation(observation: &mut ServiceObservation, secrets: &SecretRedactor) {
     let releases = observation.releases.iter_mut().filter_map(|release| release.last_failure.as_mut());
     let switches = observation.switch_records.iter_mut().filter_map(|record| record.failure.as_mut());
     releases.chain(switches).for_each(|text| *text = secrets.redact_text(text));
 }
 
 /// Cuts secrets out of the failure of a health check.
-pub fn redact_health(health: &mut ServiceHealth, secrets: &SecretRedactor) {
+pub(super) fn redact_health(health: &mut ServiceHealth, secrets: &SecretRedactor) {
     if let ServiceHealth::Unhealthy(failure) = health {
         redact_failure(failure, secrets);
     }
 }
 
-fn redact_outcome(mut outcome: SwitchOutcome, secrets: &SecretRedactor) -> SwitchOutcome {
+fn redact_switch(mut outcome: SwitchOutcome, secrets: &SecretRedactor) -> SwitchOutcome {
     match &mut outcome {
         SwitchOutcome::Unchanged => {}
         SwitchOutcome::Healthy { rotation_failure, .. } => {

@@ -1,27 +1,20 @@
 //! Checks the recipes of a project without connecting to hosts.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::recipe::parse_recipe;
-use crate::deploy::artifact::{find_cargo_builds, is_ignored_by_git};
-use crate::deploy::desired::ReleaseSource;
-use crate::deploy::recipe::Recipe;
-use crate::inventory::{Diagnostic, Diagnostics, Inventory, Selector, SourceFile, read_source};
+use super::artifact::{find_cargo_builds, is_ignored_by_git};
+use super::desired::ReleaseSource;
+use super::recipe_file::RecipeFile;
+use crate::inventory::{Diagnostic, Diagnostics, Inventory};
 use crate::playbook::{TemplateRenderer, Templates, debian_facts, load_shard_map};
 use crate::project::Project;
 use crate::protocol::deploy::{MANIFEST_FORMAT, ReleaseManifest, ReleaseVersion, ServiceName};
 
-/// A recipe that was read.
-struct CheckedRecipe {
-    recipe: Recipe,
-    file: SourceFile,
-}
-
 /// Checks all `deploy-SERVICE.toml` beside the project's playbook: keys, hosts, sources, templates, and folders that
 /// two services would share.
 pub fn check_recipes(project: &Project, found: &mut Diagnostics) {
-    let recipes = load_recipes(project, found);
+    let recipes = RecipeFile::load_all(project, found);
     check_shared_folders(&recipes, found);
     for checked in &recipes {
         check_sources(checked, &project.root, found);
@@ -37,29 +30,9 @@ pub fn check_recipes(project: &Project, found: &mut Diagnostics) {
     }
 }
 
-fn load_recipes(project: &Project, found: &mut Diagnostics) -> Vec<CheckedRecipe> {
-    let folder = project.playbook.parent().unwrap_or(&project.root);
-    let mut paths: Vec<PathBuf> =
-        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
-    paths.sort();
-    let mut recipes = Vec::new();
-    for path in paths {
-        let name = path.file_name().and_then(|name| name.to_str()?.strip_prefix("deploy-")?.strip_suffix(".toml"));
-        let Some(name) = name.map(ServiceName::new).and_then(Result::ok) else { continue };
-        match read_source(&path) {
-            Ok(Some(file)) => {
-                recipes.extend(parse_recipe(&file, &name, found).map(|recipe| CheckedRecipe { recipe, file }));
-            }
-            Ok(None) => {}
-            Err(error) => found.push(error),
-        }
-    }
-    recipes
-}
-
-fn check_shared_folders(recipes: &[CheckedRecipe], found: &mut Diagnostics) {
+fn check_shared_folders(recipes: &[RecipeFile], found: &mut Diagnostics) {
     let mut roots: BTreeMap<&Path, &ServiceName> = BTreeMap::new();
-    for CheckedRecipe { recipe, file } in recipes {
+    for RecipeFile { recipe, file } in recipes {
         if let Some(other) = roots.insert(&recipe.root, &recipe.service) {
             let message = format!("{} is the root of the service {other} too", recipe.root.display());
             found.push(Diagnostic::error_in_file(file, message).with_help("give each service a root of its own"));
@@ -67,9 +40,8 @@ fn check_shared_folders(recipes: &[CheckedRecipe], found: &mut Diagnostics) {
     }
 }
 
-/// Sources that a build makes need not be there: those of a recipe with `build` or of Cargo projects, and those that
-/// git ignores.
-fn check_sources(CheckedRecipe { recipe, file }: &CheckedRecipe, root: &Path, found: &mut Diagnostics) {
+/// Sources that a build makes need not be there: those of a recipe with `build` or of Cargo projects, and those that git ignores.
+fn check_sources(RecipeFile { recipe, file }: &RecipeFile, root: &Path, found: &mut Diagnostics) {
     let has_build = recipe.build.is_some() || !find_cargo_builds(recipe, root).is_empty();
     for entry in recipe.files.iter().filter(|_| !has_build) {
         let path = root.join(&entry.source);
@@ -81,18 +53,15 @@ fn check_sources(CheckedRecipe { recipe, file }: &CheckedRecipe, root: &Path, fo
 }
 
 fn check_templates(
-    CheckedRecipe { recipe, file }: &CheckedRecipe,
+    checked: &RecipeFile,
     inventory: &Inventory,
     rendering: &TemplateRenderer<'_>,
     found: &mut Diagnostics,
 ) {
-    let selected = recipe.host_selector.parse::<Selector>().map_err(|error| error.to_string());
-    let hosts = match selected.and_then(|hosts| inventory.select_hosts(&hosts).map_err(|error| error.to_string())) {
+    let RecipeFile { recipe, file } = checked;
+    let hosts = match checked.select_hosts(inventory) {
         Ok(hosts) => hosts,
-        Err(error) => {
-            found.push(Diagnostic::error_at_span(file, recipe.host_selector_span.clone(), error));
-            return;
-        }
+        Err(error) => return found.push(error),
     };
     // Without secrets.toml, templates with secrets cannot be rendered here.
     let (Ok(version), false) = (ReleaseVersion::new("0"), inventory.secrets().is_empty()) else { return };

@@ -1,5 +1,5 @@
-//! Notifications of a rollout, or of another change of a service: commands of the recipe on the controller, with facts
-//! as JSON on standard input.
+//! Notifications of a rollout, or of another change of a service: commands of the recipe on the controller, with facts as
+//! JSON on standard input.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,14 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::exit::Exit;
+use super::{ChangeOutcome, HostFailure, PlannedChange, PlannedDeploy, RolloutOutcome};
 use crate::deploy::recipe::NotifyCommands;
-use crate::deploy::rollout::{ChangeOutcome, HostFailure, PlannedChange, PlannedDeploy, RolloutOutcome};
 use crate::deploy::signature::SIGN_PASSWORD;
-use crate::playbook::SecretRedactor;
 use crate::process::Program;
 use crate::protocol::deploy::{ReleaseManifest, ServiceRef};
-use crate::report::Reporter;
 
 /// Notifies the recipe's commands of one run.
 pub struct Notifier<'a> {
@@ -28,23 +25,21 @@ pub struct Notifier<'a> {
     pub scope: &'a ServiceRef,
     /// The run.
     pub run: &'a str,
-    /// Secrets to cut out of what the hosts reported.
-    pub secrets: &'a SecretRedactor,
     /// Receives the failures of the commands.
-    pub reporter: &'a Reporter,
+    pub on_failure: &'a (dyn Fn(&str) + Sync),
 }
 
 impl Notifier<'_> {
     /// Notifies of the start of the rollout, before the first change.
     pub async fn notify_start(&self, planned: &[PlannedDeploy]) {
-        let hosts = planned.iter().map(|host| self.host_facts(host, None)).collect();
+        let hosts = planned.iter().map(|host| host_facts(host, None)).collect();
         self.run_commands("started", find_manifest(planned), hosts).await;
     }
 
     /// Notifies of the end of the rollout.
-    pub async fn notify_end(&self, planned: &[PlannedDeploy], outcome: &RolloutOutcome, exit: Exit) {
-        let hosts = planned.iter().map(|host| self.host_facts(host, Some(outcome))).collect();
-        self.run_commands(end_event(exit), find_manifest(planned), hosts).await;
+    pub async fn notify_end(&self, planned: &[PlannedDeploy], outcome: &RolloutOutcome, is_complete: bool) {
+        let hosts = planned.iter().map(|host| host_facts(host, Some(outcome))).collect();
+        self.run_commands(end_event(is_complete), find_manifest(planned), hosts).await;
     }
 
     /// Notifies of the start of a change of the service, before the first host is changed.
@@ -54,46 +49,12 @@ impl Notifier<'_> {
     }
 
     /// Notifies of the end of a change of the service.
-    pub async fn notify_change_end(&self, planned: &[PlannedChange], outcome: &ChangeOutcome, exit: Exit) {
-        let hosts = planned.iter().map(|host| self.changed_host_facts(&host.session.host, outcome)).collect();
-        self.run_commands(end_event(exit), None, hosts).await;
+    pub async fn notify_change_end(&self, planned: &[PlannedChange], outcome: &ChangeOutcome, is_complete: bool) {
+        let hosts = planned.iter().map(|host| changed_host_facts(&host.session.host, outcome)).collect();
+        self.run_commands(end_event(is_complete), None, hosts).await;
     }
 
-    /// Returns the release that the host served before, and the result on the host after the end of the rollout.
-    fn host_facts(&self, host: &PlannedDeploy, outcome: Option<&RolloutOutcome>) -> Value {
-        let name = &host.session.host;
-        let previous = host.observation.confirmed.as_ref().map(|target| &target.version);
-        let mut facts = json!({"host": name, "previous": previous});
-        let Some(outcome) = outcome else { return facts };
-        let has_changes = host.plan.pending_rows().next().is_some();
-        let (result, failure) = find_host_outcome(name, has_changes, outcome);
-        facts["outcome"] = json!(result);
-        self.add_error(&mut facts, failure);
-        facts
-    }
-
-    fn changed_host_facts(&self, host: &str, outcome: &ChangeOutcome) -> Value {
-        let failure = outcome.failed.iter().find(|(failed, _)| failed == host).map(|(_, failure)| failure);
-        let has = |hosts: &[String]| hosts.iter().any(|name| name == host);
-        let result = match failure {
-            Some(_) => "failed",
-            None if has(&outcome.changed) => "changed",
-            None if has(&outcome.skipped) => "skipped",
-            None => "unchanged",
-        };
-        let mut facts = json!({"host": host, "outcome": result});
-        self.add_error(&mut facts, failure);
-        facts
-    }
-
-    fn add_error(&self, facts: &mut Value, failure: Option<&HostFailure>) {
-        if let Some(failure) = failure {
-            facts["error"] = json!(self.secrets.redact_text(&describe_failure(failure)));
-        }
-    }
-
-    /// Runs the commands of an event one after another. A failure is a warning: it does not change the outcome of the
-    /// run.
+    /// Runs the commands of an event one after another. A failure is a warning: it does not change the outcome of the run.
     async fn run_commands(&self, event: &str, manifest: Option<&ReleaseManifest>, hosts: Vec<Value>) {
         let commands = match event {
             "started" => &self.commands.started,
@@ -116,7 +77,7 @@ impl Notifier<'_> {
             let task = tokio::task::spawn_blocking(move || run_command(&argv_owned, folder, input, timeout));
             let result = task.await.context("the command was not run").flatten();
             if let Err(error) = result {
-                self.reporter.warn(&format!("the command for `{event}` in [notify] failed: {error:#}"));
+                (self.on_failure)(&format!("the command for `{event}` in [notify] failed: {error:#}"));
             }
         }
     }
@@ -130,12 +91,45 @@ fn run_command(argv: &[String], folder: PathBuf, input: String, timeout: Duratio
     Ok(())
 }
 
+/// Returns the release that the host served before, and the result on the host after the end of the rollout.
+fn host_facts(host: &PlannedDeploy, outcome: Option<&RolloutOutcome>) -> Value {
+    let name = &host.session.host;
+    let previous = host.observation.confirmed.as_ref().map(|target| &target.version);
+    let mut facts = json!({"host": name, "previous": previous});
+    let Some(outcome) = outcome else { return facts };
+    let has_changes = host.plan.pending_rows().next().is_some();
+    let (result, failure) = find_host_outcome(name, has_changes, outcome);
+    facts["outcome"] = json!(result);
+    add_error(&mut facts, failure);
+    facts
+}
+
+fn changed_host_facts(host: &str, outcome: &ChangeOutcome) -> Value {
+    let failure = outcome.failed.iter().find(|(failed, _)| failed == host).map(|(_, failure)| failure);
+    let has = |hosts: &[String]| hosts.iter().any(|name| name == host);
+    let result = match failure {
+        Some(_) => "failed",
+        None if has(&outcome.changed) => "changed",
+        None if has(&outcome.skipped) => "skipped",
+        None => "unchanged",
+    };
+    let mut facts = json!({"host": host, "outcome": result});
+    add_error(&mut facts, failure);
+    facts
+}
+
+fn add_error(facts: &mut Value, failure: Option<&HostFailure>) {
+    if let Some(failure) = failure {
+        facts["error"] = json!(describe_failure(failure));
+    }
+}
+
 fn find_manifest(planned: &[PlannedDeploy]) -> Option<&ReleaseManifest> {
     planned.first().map(|host| &host.desired.manifest)
 }
 
-fn end_event(exit: Exit) -> &'static str {
-    if exit == Exit::Done { "finished" } else { "failed" }
+fn end_event(is_complete: bool) -> &'static str {
+    if is_complete { "finished" } else { "failed" }
 }
 
 fn describe_failure(failure: &HostFailure) -> String {
