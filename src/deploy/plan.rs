@@ -17,7 +17,7 @@ use self::release::{plan_link, plan_release};
 use self::services::{plan_service, restart_reason};
 use self::texts::{DesiredText, plan_instance, plan_text_file, plan_unit};
 use crate::plan::{Action, AttributeChange, Digest, HostPlan, ResourceChange, StepRef, digest_json};
-use crate::protocol::deploy::{DesiredState, ReleaseTask, ServiceObservation, UnitFile};
+use crate::protocol::deploy::{DesiredState, ReleaseTask, ServiceObservation, TaskPhase, UnitFile};
 
 pub use adoption::describe_unmanaged;
 pub use compare::{ChangedByRun, find_stale_rows, find_unplanned_changes, planned_rows};
@@ -28,7 +28,7 @@ pub use shown::hide_sensitive_digests;
 /// Looks up the text of a unit or configuration file that is to be shown as a diff; `None` where it is not at hand.
 pub type TextLookup<'a> = &'a dyn Fn(&Digest) -> Option<String>;
 
-/// Plans one host. `tasks` holds the due tasks for the rollout's first host and is empty for the others.
+/// Plans one host; the rows are in the order in which things happen. `tasks` holds the due tasks for the rollout's first host and is empty for the others.
 ///
 /// # Errors
 /// Returns an error with the next step if the state cannot be reached from the observed one.
@@ -41,9 +41,15 @@ pub fn plan_host(
 ) -> Result<HostPlan, String> {
     let mut rows = plan_rows(desired, observation, texts)?;
     // Tasks belong to the release: they are due for as long as it is on its way to this or any other host.
-    for step in tasks {
-        rows.push(plan_task(step, desired));
-    }
+    let plan_phase = |phase: TaskPhase| -> Vec<ResourceChange> {
+        tasks.iter().filter(|task| task.phase == phase).map(|task| plan_task(task, desired)).collect()
+    };
+    let is_staged = |row: &ResourceChange| {
+        [ADOPT_PREFIX, RELEASE_PREFIX, shared::PREFIX].iter().any(|prefix| row.resource.starts_with(prefix))
+    };
+    let staged = rows.iter().take_while(|row| is_staged(row)).count();
+    rows.splice(staged..staged, plan_phase(TaskPhase::BeforeSwitch));
+    rows.extend(plan_phase(TaskPhase::AfterSwitch));
     for (step, row) in rows.iter_mut().enumerate() {
         row.step = StepRef { play: 0, step };
     }
@@ -52,6 +58,8 @@ pub fn plan_host(
 
 /// Prefix of a task's row in the plan.
 const TASK_PREFIX: &str = "task ";
+/// Prefix of the row of a service that dunlin did not deploy.
+const ADOPT_PREFIX: &str = "adopt ";
 /// Prefix of the row of the release's files.
 const RELEASE_PREFIX: &str = "release ";
 /// Prefix of the row of settings that restart nothing.
@@ -82,6 +90,16 @@ pub fn plan_rows(
         };
         rows.push(plan_text_file("config", &config.dest, at, &to, texts)?);
     }
+    for instance in &observation.leftover_instances {
+        let mut row = new_row("unit", instance, Action::Remove, Vec::new(), instance);
+        row.reason = Some(format!("release {} does not have this instance", desired.manifest.version));
+        rows.push(row);
+    }
+    for leftover in &observation.leftover_files {
+        let mut row = new_row("file", &leftover.path.display().to_string(), Action::Remove, Vec::new(), leftover);
+        row.reason = Some(format!("release {} does not have it", desired.manifest.version));
+        rows.push(row);
+    }
     for (unit, at) in desired.config.units.iter().zip(&observation.units) {
         let mut row = plan_unit(unit, at, &observation.agent_account, texts)?;
         if observation.lacks_unit_verification && row.changes.iter().any(|change| change.attribute == "content") {
@@ -92,16 +110,6 @@ pub fn plan_rows(
             rows.push(row);
         }
         rows.extend(plan_instance(unit, at));
-    }
-    for instance in &observation.leftover_instances {
-        let mut row = new_row("unit", instance, Action::Remove, Vec::new(), instance);
-        row.reason = Some(format!("release {} does not have this instance", desired.manifest.version));
-        rows.push(row);
-    }
-    for leftover in &observation.leftover_files {
-        let mut row = new_row("file", &leftover.path.display().to_string(), Action::Remove, Vec::new(), leftover);
-        row.reason = Some(format!("release {} does not have it", desired.manifest.version));
-        rows.push(row);
     }
     rows.push(plan_link(desired, observation));
     let cause = restart_reason(desired, observation, &rows);

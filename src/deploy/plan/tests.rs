@@ -273,6 +273,30 @@ fn due_tasks_are_planned() {
 }
 
 #[test]
+fn rows_are_in_the_order_in_which_things_happen() {
+    let task =
+        |name: &str, phase| ReleaseTask { name: name.to_owned(), argv: vec!["x".to_owned()], phase, timeout_ms: 1000 };
+    let tasks = [task("reindex", TaskPhase::AfterSwitch), task("migrate", TaskPhase::BeforeSwitch)];
+    let mut observation = bare_host();
+    observation.leftover_files = vec![LeftoverFile { path: PathBuf::from("/etc/old.env"), unit: None }];
+    let plan = plan_host("app-1", &desired("1.0"), &observation, &tasks, &|_| None).unwrap();
+    let resources: Vec<&str> = plan.rows.iter().map(|row| row.resource.as_str()).collect();
+    assert_eq!(
+        resources,
+        [
+            "release 1.0",
+            "task migrate",
+            "config /etc/demo.env",
+            "file /etc/old.env",
+            "unit /etc/systemd/system/demo.service",
+            "link current",
+            "service demo.service",
+            "task reindex",
+        ]
+    );
+}
+
+#[test]
 fn fingerprints_depend_only_on_the_host_state() {
     let desired = desired("1.0");
     let of = |seen: &ServiceObservation| planned_rows(&plan_host("app-1", &desired, seen, &[], &|_| None).unwrap());
