@@ -256,9 +256,9 @@ fn failures_show_no_secret() {
 }
 
 /// Looks for canaries in the command lines and environments of all processes until `stop`; each finding is
-/// `cmdline CANARY` or `environ CANARY`.
-fn watch_processes(stop: &AtomicBool) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
+/// `cmdline CANARY` or `environ CANARY`. `scans` is a file with the number of finished looks.
+fn watch_processes(stop: &AtomicBool, scans: &Path) -> BTreeSet<String> {
+    let (mut found, mut count) = (BTreeSet::new(), 0);
     while !stop.load(Ordering::Relaxed) {
         for process in std::fs::read_dir("/proc").unwrap().flatten() {
             for name in ["cmdline", "environ"] {
@@ -273,6 +273,9 @@ fn watch_processes(stop: &AtomicBool) -> BTreeSet<String> {
                 found.extend(shown.map(|canary| format!("{name} {canary}")));
             }
         }
+        count += 1;
+        std::fs::write(scans.with_extension("new"), format!("{count}")).unwrap();
+        std::fs::rename(scans.with_extension("new"), scans).unwrap();
         std::thread::sleep(Duration::from_millis(10));
     }
     found
@@ -287,18 +290,22 @@ fn no_process_of_a_run_shows_a_secret() {
 name = "processes"
 hosts = "host"
 [[play.step]]
-file = { dest = "DIR/checked", content = "x {{ secrets.inline }}\n", validate = ["sh", "-c", "sleep 0.3; test -s \"$1\"", "sh", "%s"] }
+file = { dest = "DIR/checked", content = "x {{ secrets.inline }}\n", validate = ["sh", "-c", "WAIT; test -s \"$1\"", "sh", "%s"] }
 [[play.step]]
 line = { path = "DIR/env", line = "ITEM={{ secrets.vars }}", create = true }
 [[play.step]]
-command = { shell = "sleep 0.5; touch DIR/done; : {{ secrets.script }}", unless = "sleep 0.3; : {{ secrets.guard }}; test -e DIR/done" }
+command = { shell = "WAIT; touch DIR/done; : {{ secrets.script }}", unless = "WAIT; : {{ secrets.guard }}; test -e DIR/done" }
 [[play.step]]
-command = { argv = ["sh", "-c", "sleep 0.5; test -n \"$TOKEN\""], env = { TOKEN = "{{ secrets.env }}" }, creates = "DIR/no" }
+command = { argv = ["sh", "-c", "WAIT; test -n \"$TOKEN\""], env = { TOKEN = "{{ secrets.env }}" }, creates = "DIR/no" }
 "#;
-    let compiled = compile(text, folder.path()).unwrap();
+    // Each program lives until the watch has looked at all processes once from the beginning.
+    let wait = "n=$(cat DIR/scans); until [ $(cat DIR/scans) -ge $((n + 2)) ]; do sleep 0.05; done";
+    let scans = folder.path().join("made/scans");
+    std::fs::write(&scans, "0").unwrap();
+    let compiled = compile(&text.replace("WAIT", wait), folder.path()).unwrap();
     let stop = AtomicBool::new(false);
     let (result, shown) = std::thread::scope(|scope| {
-        let watch = scope.spawn(|| watch_processes(&stop));
+        let watch = scope.spawn(|| watch_processes(&stop, &scans));
         let (result, _) = apply(&compiled);
         stop.store(true, Ordering::Relaxed);
         (result, watch.join().unwrap())
