@@ -41,7 +41,7 @@ const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
     // `shards`: the number of a shard.
     ("protocol", &["plan", "shards"]),
     // `shards`: the resource `shard_map` is the map's file on the hosts that route by it.
-    ("resources", &["plan", "shards", "atomic_file", "host_fs", "process", "duration"]),
+    ("resources", &["plan", "shards", "atomic_file", "host_fs", "poll", "process", "duration"]),
     // `plan`: a binary's digest is compared with that of the agent.
     ("fleet", &["transport", "protocol", "plan", "token_bucket"]),
     // Where the parts of a project are, and the mistakes in `dunlin.toml`.

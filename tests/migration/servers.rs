@@ -4,8 +4,10 @@
 //! Without it the tests of mixed versions are ignored: no package has two servers. `script/torture --server` runs them.
 
 use dunlin::protocol::shard::{PreflightIssue, PreflightRequest, ShardReply, ShardRequest};
+use dunlin::resources::redis_shard::RedisShard;
 
-use crate::fixture::MoveFixture;
+use crate::fixture::{MoveFixture, connect_admin};
+use crate::invariants::info_field;
 use crate::moves::{run_copy, run_retire, run_switch};
 use crate::verification::fill_all_types;
 use crate::writers::{MoveWriters, stop_and_check};
@@ -48,6 +50,25 @@ fn shards_move_to_a_newer_server_and_not_back() {
     let issues = run_preflight(&mut fixture, 1, 0);
     let issue = issues.iter().find(|issue| issue.rule.as_str() == "version");
     assert!(issue.is_some_and(|issue| issue.reason.contains("on the target's host")), "{issues:?}");
+}
+
+#[test]
+fn an_instance_that_is_started_by_several_has_one_process() {
+    let mut fixture = MoveFixture::with_instances(1);
+    fixture.provision_primary(0).unwrap();
+    for _ in 0..5 {
+        fixture.kill_instance(0);
+        let instance: RedisShard = serde_json::from_value(fixture.instance_spec(0)).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| instance.start_instance().unwrap());
+            }
+        });
+        fixture.wait_until_ready(0);
+        let server = info_field(&mut connect_admin(&fixture.address(0)).unwrap(), "server", "process_id");
+        let pid = fixture.read_pid(0).map(|pid| pid.as_raw_nonzero().to_string());
+        assert_eq!(pid, Some(server), "redis.pid names the process that serves");
+    }
 }
 
 #[test]

@@ -16,8 +16,7 @@ impl RedisShard {
         match &self.unit {
             // An instance reads all of its data when it starts, and the unit may have no limit.
             Some(unit) => run_job(&["start"], unit),
-            None if process::is_running(&self.data_dir) => Ok(()),
-            None => process::start_daemon(&self.server, &self.conf_path(), &self.user),
+            None => process::start_daemon(&self.server, &self.conf_path(), &self.data_dir, &self.user),
         }
     }
 

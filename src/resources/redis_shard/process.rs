@@ -9,17 +9,22 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::server::SERVER_PROGRAMS;
 use crate::host_fs;
+use crate::poll::poll_until;
 use crate::process::Program;
 
 /// Time limit for an instance to write its data and exit.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 /// As many bytes as a file with a process number has at most.
 const MAX_PID_BYTES: u64 = 32;
+/// Time limit for a daemon to write its number, before it loads its data.
+const PID_FILE_TIMEOUT: Duration = Duration::from_secs(5);
+const PID_FILE_INTERVAL: Duration = Duration::from_millis(5);
 /// Interval between two requests to exit.
 const TERM_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -28,11 +33,28 @@ pub fn is_running(folder: &Path) -> bool {
     read_pid(folder).is_some()
 }
 
-/// Starts the daemon; what it writes is not readable by others, as with the unit.
+/// Starts the daemon where it does not run; what it writes is not readable by others, as with the unit.
+///
+/// Of two starts at the same time, the second one waits for the first: since Redis 7.2, a server writes its number to
+/// `redis.pid` before it notices that its address is taken and exits. Nobody would find the one that runs.
 ///
 /// # Errors
 /// Returns the error of the server program.
-pub fn start_daemon(server: &str, conf: &Path, user: &str) -> Result<()> {
+pub fn start_daemon(server: &str, conf: &Path, folder: &Path, user: &str) -> Result<()> {
+    let conf_dir = conf.parent().unwrap_or(conf);
+    let lock = fs::File::open(conf_dir).with_context(|| conf_dir.display().to_string())?;
+    flock(&lock, FlockOperation::LockExclusive).context("waiting for another start of the instance")?;
+    if is_running(folder) {
+        return Ok(());
+    }
+    run_server(server, conf, user)?;
+    // One that cannot start exits without a number; its user finds out by its address.
+    poll_until(Instant::now() + PID_FILE_TIMEOUT, PID_FILE_INTERVAL, || anyhow::Ok(is_running(folder).then_some(())))?;
+    Ok(())
+}
+
+/// Runs the server program, which returns once it has a process of its own.
+fn run_server(server: &str, conf: &Path, user: &str) -> Result<()> {
     let is_root = rustix::process::geteuid().is_root();
     let exec = match user {
         "root" => Program::short("sh"),
