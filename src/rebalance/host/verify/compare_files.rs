@@ -37,6 +37,7 @@ const MTIME_TOLERANCE: Duration = Duration::from_secs(2);
 /// A server under `appendfsync everysec` writes after 2 s at the latest (`flushAppendOnlyFile` of Redis 7.0).
 const AOF_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
+const UNKNOWN_MANIFEST: &str = "the manifest of its append-only file has an unknown format";
 
 /// Returns the keys that may differ at the target. All others are as the source sent them.
 ///
@@ -220,7 +221,8 @@ fn open_data_file(path: &Path) -> Result<File> {
     host_fs::open_file(path)?.with_context(|| format!("{} does not exist", path.display()))
 }
 
-/// The files that a manifest names: `file NAME seq N type b` for the base, `i` for an increment, `h` for what was.
+/// The files that a manifest names: `file NAME seq N type b` for the base, `i` for an increment, `h` for what was. Redis 8.0
+/// adds `startoffset N` and `endoffset N`, the replication offsets of an increment.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct AofManifest<'a> {
     base: Option<&'a str>,
@@ -231,11 +233,15 @@ impl<'a> AofManifest<'a> {
     fn parse(manifest: &'a str) -> Result<Self> {
         let mut named = Self::default();
         for line in manifest.lines().filter(|line| !line.starts_with('#')) {
-            match line.split(' ').collect::<Vec<_>>()[..] {
-                ["file", name, "seq", _, "type", "b"] => named.base = Some(name),
-                ["file", name, "seq", _, "type", "i"] => named.increments.push(name),
-                ["file", _, "seq", _, "type", "h"] => {}
-                _ => bail!("the manifest of its append-only file has an unknown format"),
+            let words: Vec<&str> = line.split(' ').collect();
+            let ["file", name, "seq", _, "type", kind, offsets @ ..] = &words[..] else { bail!(UNKNOWN_MANIFEST) };
+            let is_offset = |pair: &[&str]| matches!(pair, ["startoffset" | "endoffset", _]);
+            ensure!(offsets.chunks(2).all(is_offset), UNKNOWN_MANIFEST);
+            match *kind {
+                "b" => named.base = Some(name),
+                "i" => named.increments.push(name),
+                "h" => {}
+                _ => bail!(UNKNOWN_MANIFEST),
             }
         }
         Ok(named)
@@ -263,7 +269,14 @@ mod tests {
                         file a.5.incr.aof seq 5 type i\n";
         let named = AofManifest::parse(manifest).unwrap();
         assert_eq!(named, AofManifest { base: Some("a.3.base.rdb"), increments: vec!["a.4.incr.aof", "a.5.incr.aof"] });
-        assert!(AofManifest::parse("file \"a b\" seq 1 type b\n").is_err());
+        let with_offsets = "file a.2.base.rdb seq 2 type b\nfile a.1.incr.aof seq 1 type h startoffset 1 endoffset 9\n\
+                            file a.2.incr.aof seq 2 type i startoffset 9\n";
+        let named = AofManifest::parse(with_offsets).unwrap();
+        assert_eq!(named, AofManifest { base: Some("a.2.base.rdb"), increments: vec!["a.2.incr.aof"] });
+        for unknown in ["\"a b\" seq 1 type b", "a seq 1 type x", "a seq 1 type b startoffset", "a seq 1 type b size 7"]
+        {
+            assert!(AofManifest::parse(&format!("file {unknown}\n")).is_err(), "{unknown}");
+        }
         assert!(AofManifest::parse("").unwrap().open_files(Path::new("/")).is_err());
     }
 }
