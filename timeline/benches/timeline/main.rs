@@ -15,12 +15,14 @@ mod redis_server;
 #[allow(dead_code, reason = "shared with the tests")]
 mod servers;
 
+mod cpu;
 mod http;
 mod site;
 
 use std::time::{Duration, Instant};
 
-use site::{Mode, Site, Sizes};
+use cpu::CpuTimes;
+use site::{Deliveries, Mode, Site, Sizes};
 
 /// The users who read, their shards, and the deliveries of the first part, at scale 1.
 const USERS: i64 = 5000;
@@ -67,7 +69,14 @@ struct Figures {
     bytes_per_user: f64,
 }
 
+/// Prints what the service could do with two cores of its own: the load generator and other programs use some of them.
+fn print_bound(what: &str, count: f64, cpu: &CpuTimes) {
+    let each = cpu.of_service() / count.max(1.0);
+    println!("{:.1} µs of CPU time per {what}: at most {:.0}/s on two cores", each * 1e6, 2.0 / each);
+}
+
 async fn measure(scale: i64, seconds: Duration, reads: f64) -> (Site, Figures) {
+    let deliveries = number("TIMELINE_BENCH_DELIVERIES", 400_000.0) as i64;
     let sizes = Sizes { users: USERS * scale, followers: FOLLOWERS * scale.min(4), shards: SHARDS * scale as usize };
     println!("{sizes:?}");
     let start = Instant::now();
@@ -76,15 +85,21 @@ async fn measure(scale: i64, seconds: Duration, reads: f64) -> (Site, Figures) {
     let before = site.redis_bytes();
     let warm = site.read_all_once().await;
     println!("each timeline built once: {warm}");
-    let deliveries_per_s = site.delivery_rate(400_000).await;
-    println!("deliveries: {deliveries_per_s:.0}/s");
+    let cpu = CpuTimes::read();
+    let Deliveries { count, per_second: deliveries_per_s } = site.delivery_rate(deliveries).await;
+    let cpu = CpuTimes::read().since(&cpu);
+    println!("deliveries: {deliveries_per_s:.0}/s; CPU time: {cpu}");
+    print_bound("delivery", count, &cpu);
     let bytes_per_user = (site.redis_bytes() - before) as f64 / sizes.users as f64;
     let entries = site.mean_entries();
     let model = entries * BYTES_PER_ENTRY + BYTES_PER_LIST;
     println!("{bytes_per_user:.0} bytes per user, {entries:.0} entries each; the model says {model:.0}");
     let lag_before = site.push_lag_buckets().await;
+    let cpu = CpuTimes::read();
     let (read, post) = site.steady_load(Mode::Push, seconds, reads, POSTS_PER_S).await;
+    let cpu = CpuTimes::read().since(&cpu);
     let push_lag_p99_ms = site.push_lag_p99(&lag_before).await;
-    println!("reads: {read}\nposts: {post}\npush lag p99: {push_lag_p99_ms:.0} ms");
+    println!("reads: {read}\nposts: {post}\npush lag p99: {push_lag_p99_ms:.0} ms\nCPU time: {cpu}");
+    print_bound("read, with the posts meanwhile", read.count as f64, &cpu);
     (site, Figures { deliveries_per_s, read, push_lag_p99_ms, bytes_per_user })
 }

@@ -12,7 +12,7 @@ use timeline::auth::TokenKey;
 use crate::{
     http::{Call, Latencies, Pool},
     redis_server::{TestServer, free_port},
-    servers::{Postgres, Process, publish_map},
+    servers::{Memcached, Postgres, Process, Rabbit, publish_map},
 };
 
 const KEY: &[u8] = b"a key that only benches know";
@@ -22,6 +22,12 @@ const KEY: &[u8] = b"a key that only benches know";
 pub enum Mode {
     Pull,
     Push,
+}
+
+/// What was delivered while there was a backlog.
+pub struct Deliveries {
+    pub count: f64,
+    pub per_second: f64,
 }
 
 /// The size of a site.
@@ -38,6 +44,9 @@ pub struct Sizes {
 pub struct Site {
     sizes: Sizes,
     postgres: Postgres,
+    /// `None` where the queue is in Postgres.
+    rabbit: Option<Rabbit>,
+    memcached: Memcached,
     database: String,
     shards: Vec<TestServer>,
     dir: TempDir,
@@ -59,6 +68,8 @@ impl Site {
         let mut site = Site {
             sizes,
             postgres,
+            rabbit: (std::env::var("TIMELINE_BENCH_QUEUE").as_deref() == Ok("rabbitmq")).then(Rabbit::start),
+            memcached: Memcached::start(),
             database,
             shards,
             dir,
@@ -113,6 +124,8 @@ impl Site {
             ("TIMELINE_LISTEN", format!("127.0.0.1:{listen}")),
             ("TIMELINE_ADMIN_LISTEN", format!("127.0.0.1:{admin}")),
             ("TIMELINE_WORKER_ADMIN_LISTEN", format!("127.0.0.1:{admin}")),
+            ("TIMELINE_QUEUE", self.rabbit.as_ref().map_or_else(|| "postgres".to_owned(), Rabbit::url)),
+            ("TIMELINE_MEMCACHED", self.memcached.address()),
             ("TIMELINE_LOG", "error".to_owned()),
         ];
         self._programs.push(Process::spawn(program, &[], |command| {
@@ -153,9 +166,9 @@ impl Site {
         self.api.closed_loop(calls, 16).await
     }
 
-    /// Posts tweets of authors with many followers until there are so many deliveries, faster than they can be made;
-    /// returns the deliveries per second while there was a backlog.
-    pub async fn delivery_rate(&self, deliveries: i64) -> f64 {
+    /// Posts tweets of authors with many followers until there are so many deliveries, faster than they can be made; returns
+    /// the deliveries per second while there was a backlog.
+    pub async fn delivery_rate(&self, deliveries: i64) -> Deliveries {
         let top = "select id, followers_count from users order by followers_count desc limit 100";
         let authors: Vec<(i64, i64)> = self.postgres.sql(&self.database, top).lines().map(pair).collect();
         let (mut calls, mut planned) = (Vec::new(), 0);
@@ -177,8 +190,8 @@ impl Site {
             }
             planned as f64 / start.elapsed().as_secs_f64()
         };
-        let (_, rate) = tokio::join!(posting, counting);
-        rate
+        let (_, per_second) = tokio::join!(posting, counting);
+        Deliveries { count: planned as f64, per_second }
     }
 
     /// Reads and posts at the same time, each at its rate.
