@@ -198,9 +198,9 @@ fn shared_files_are_deleted_only_with_the_name_of_the_service() {
     deploy(&project, &release(&project, "1.0", &[]), None);
     let undeploy = ["undeploy", "shop", "--delete-shared"];
     let with = |flags: &[&str]| project.dunlin(&[&undeploy[..], flags].concat());
-    with(&["--yes"]).ends(3).mentions(&["--yes does not confirm", "--confirm=shop"]);
-    with(&["--yes", "--confirm=shopp"]).ends(3).mentions(&["does not match shop"]);
-    with(&[]).ends(3).mentions(&["--confirm=shop"]);
+    with(&["--yes"]).ends(3).matches("undeploy-shared-with-yes");
+    with(&["--yes", "--confirm=shopp"]).ends(3).matches("undeploy-shared-with-another-name");
+    with(&[]).ends(3).matches("undeploy-shared-without-a-terminal");
     project.dunlin(&["undeploy", "shop", "--confirm=shop", "--yes"]).ends(64);
     with(&["--dry-run"]).ends(0);
     assert!(project.path("srv/shop/current").exists());
