@@ -368,6 +368,7 @@ fn a_row_does_not_overwrite_what_changed_since_the_plan() {
     let steps = steps
         .into_iter()
         .chain([(removal, "mv DIR/d/a DIR/d/b", "x=0\n"), (removal, "echo theirs > DIR/d/a", "x=0\n")]);
+    let mut failures = Vec::new();
     for (step, edit, after) in steps {
         let file = made.join("f");
         std::fs::write(&file, "x=0\n").unwrap();
@@ -379,8 +380,9 @@ fn a_row_does_not_overwrite_what_changed_since_the_plan() {
         );
         let (result, _) = apply(&compile(&text, folder.path()).unwrap());
         let failure = result.failure.unwrap_or_else(|| panic!("{step} was applied"));
-        assert!(failure.error.contains("changed since the plan"), "{}", failure.error);
+        failures.push((format!("{step}, {edit}"), failure.error));
         assert_eq!(std::fs::read_to_string(&file).unwrap(), after, "{step}");
         assert_eq!(std::fs::read_dir(made.join("d")).unwrap().count(), 1, "{step}");
     }
+    messages::check("rows-changed-since-the-plan", failures);
 }

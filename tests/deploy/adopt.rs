@@ -253,7 +253,7 @@ fn a_release_with_the_name_of_a_folder_that_dunlin_did_not_make_is_refused() {
         [fixture.handle_request(&host, &observe).unwrap_err(), fixture.handle_request(&host, &stage).unwrap_err()];
     for rejection in rejections {
         let Rejection::Refused(text) = rejection else { panic!("{rejection:?}") };
-        assert!(text.contains("releases/20260101 exists, and dunlin did not make it"), "{text}");
+        messages::check("release-folder-of-another-tool", [("both requests", text)]);
     }
     let program = fixture.root().join("releases/20260101/bin/demo");
     assert_eq!(fs::read_to_string(program).unwrap(), "by hand");

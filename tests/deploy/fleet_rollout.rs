@@ -25,6 +25,7 @@ use dunlin::transport::Channel;
 use tokio_util::sync::CancellationToken;
 
 use crate::fixture::{DEMO_UNIT, DeployBlobs, DeployFixture, desired_release};
+use crate::messages;
 use crate::model::{CrashPoint, CrashingSink};
 
 /// Returns the request for the folder of this host: a rollout has one folder for all hosts.
@@ -151,7 +152,10 @@ fn a_host_that_is_out_of_rotation_returns_with_the_fleet() {
     let outcome = roll_out(&hosts, &[]);
     assert_eq!(outcome.returned.len(), 1, "{outcome:?}");
     assert_eq!(outcome.returned[0].0, "a");
-    assert!(format!("{:?}", outcome.failed).contains("the host returned to release 1.0"), "{outcome:?}");
+    messages::check(
+        "rollout-failed-on-one-host",
+        outcome.failed.iter().map(|(host, failure)| (host, format!("{failure:?}"))),
+    );
     assert_eq!(hosts.each_ref().map(|host| host.serving().unwrap()), ["1.0", "1.0"]);
 }
 

@@ -8,6 +8,7 @@ use dunlin::protocol::deploy::{
 };
 
 use crate::fixture::{DEMO_UNIT, DeployFixture, DesiredRelease, desired_release};
+use crate::messages;
 use crate::model::CrashPoint;
 
 /// Plans a change; returns its rows.
@@ -109,7 +110,7 @@ fn a_hook_that_fails_ends_the_start_and_is_repeated_at_the_end() {
     let fails = |word: &str| fixture.folder.path().join(format!("hooks.{word}-fails"));
     fs::write(fails("out"), "").unwrap();
     let failure = apply_change(&fixture, ServiceChange::StartMaintenance).unwrap();
-    assert!(failure.detail.contains("the host is back in rotation"), "{failure:?}");
+    messages::check("maintenance-hook-failed", [("start", failure.detail)]);
     assert_eq!(hook_runs(&fixture), "out in");
     assert!(!is_out_of_rotation(&fixture));
     fs::remove_file(fails("out")).unwrap();
@@ -131,7 +132,7 @@ fn an_unhealthy_release_does_not_return_into_rotation() {
     hook_runs(&fixture);
     fixture.lock_machine().crash_process(DEMO_UNIT);
     let failure = apply_change(&fixture, ServiceChange::EndMaintenance).unwrap();
-    assert!(failure.detail.contains(DEMO_UNIT), "{failure:?}");
+    messages::check("maintenance-end-of-an-unhealthy-release", [("end", failure.detail)]);
     assert_eq!(hook_runs(&fixture), "");
     assert!(is_out_of_rotation(&fixture));
 }
@@ -139,10 +140,9 @@ fn an_unhealthy_release_does_not_return_into_rotation() {
 #[test]
 fn maintenance_needs_an_active_release_with_hooks() {
     let mut fixture = DeployFixture::new_fixture();
-    let error = plan_change(&fixture, ServiceChange::StartMaintenance).unwrap_err();
-    assert!(error.contains("no release of demo is active"), "{error}");
+    let idle = plan_change(&fixture, ServiceChange::StartMaintenance).unwrap_err();
     assert_eq!(pending(&fixture, ServiceChange::EndMaintenance), Vec::<String>::new());
     fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never());
-    let error = plan_change(&fixture, ServiceChange::StartMaintenance).unwrap_err();
-    assert!(error.contains("`before_switch`"), "{error}");
+    let hookless = plan_change(&fixture, ServiceChange::StartMaintenance).unwrap_err();
+    messages::check("maintenance-refused", [("no active release", idle), ("no hooks", hookless)]);
 }

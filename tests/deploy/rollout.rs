@@ -271,7 +271,7 @@ fn a_host_that_is_not_back_in_rotation_is_not_done() {
     new.drain = rotation_hooks(&fixture);
     let outcome = fixture.deploy_release(&new, &CrashPoint::never()).unwrap();
     let SwitchOutcome::Healthy { rotation_failure: Some(why), .. } = outcome else { panic!("{outcome:?}") };
-    assert!(why.contains("stuck"), "{why}");
+    messages::check("host-not-back-in-rotation", [("failure", why)]);
     assert!(drained.exists());
     let desired = fixture.desired_state(&new);
     assert_eq!(fixture.pending_rows(&desired), ["! rotation demo"]);

@@ -306,8 +306,7 @@ fn full_target_disks_leave_the_shard_in_place() {
     // What is preflight's to find, met without it: 10 MB of data, 4 MB of disk.
     let disk = SmallDisk::mount_tmpfs(&fixture.instance_root(1).join("data"), "4m");
     let error = run_copy(&fixture, spec.clone()).unwrap_err();
-    let text = format!("{error:#}");
-    assert!(text.contains("cannot write the copy: ") && text.contains("bytes free"), "{text}");
+    messages::check("copy-onto-a-full-disk", [("copy", format!("{error:#}"))]);
     writers.wait_for_writes(20);
     assert_eq!(fixture.writable_instances(), [0]);
     assert_eq!(fixture.run_request(ShardRequest::Abort(spec.clone())).unwrap(), ShardReply::Abort(()));

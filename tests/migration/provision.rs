@@ -205,7 +205,7 @@ fn users_that_one_run_could_not_set_in_memory_are_set_by_the_next() {
     let mut without_login = fixture.instance_spec(0);
     without_login["admin_password"] = fixture.add_content(b"guessed");
     let error = fixture.provision_instance(0, without_login.clone()).unwrap_err();
-    assert!(format!("{error:#}").contains("setting the ACL users of the running server"), "{error:#}");
+    messages::check("provision-with-a-wrong-password", [("provision", format!("{error:#}"))]);
     without_login["admin_password"] = serde_json::Value::Null;
     let diff = fixture.provision_instance(0, without_login).unwrap();
     assert_eq!(diff.action, Action::RestartRequired, "{diff:?}");

