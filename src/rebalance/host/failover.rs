@@ -3,7 +3,7 @@
 //! At any time at most one of the two instances accepts application writes:
 //! - The replica leaves the old primary closed: all users but those of dunlin and replication, also those that exist in
 //!   memory only, are off in its file and in memory, and their clients are disconnected. A restart makes it a closed
-//! primary.
+//!   primary.
 //! - All other replicas leave the old primary before the new one is opened. With `min-replicas-to-write` the old one
 //!   rejects writes `min-replicas-max-lag` seconds after the last acknowledgement of a replica, and after a restart.
 //!   The agent waits that long, unless the old primary's host has stopped it permanently. If the old primary answers
