@@ -21,6 +21,10 @@ use crate::project::FleetProject;
 pub const REDIS_HOSTS: [&str; 3] = ["redis-01", "redis-02", "redis-03"];
 /// Eight shards of one size cannot be spread over three hosts any better than 2, 3, 3: a quarter under the share.
 pub const TOLERANCE: &str = "30%";
+/// Exits with 2 if a move is open.
+pub const NOTHING_TO_RESUME: [&str; 4] = ["shards", "resume", "--dry-run", "--detailed-exitcode"];
+/// Exits with 2 if there is something to repair, and with 4 if nothing of it can be repaired.
+pub const NOTHING_TO_REPAIR: [&str; 4] = ["shards", "repair", "--dry-run", "--detailed-exitcode"];
 /// How many shards there are, and how many where their number is not what counts.
 pub const SHARD_COUNT: u16 = 8;
 pub const SMALL_SHARD_COUNT: u16 = 4;

@@ -2,7 +2,11 @@
 
 use std::os::unix::fs::PermissionsExt;
 
+use serde_json::{Value as Json, json};
+
 use crate::hosts::lock_fleet;
+use crate::messages;
+use crate::output::assert_snapshot;
 use crate::project::FleetProject;
 
 const HOST: &str = "app-01";
@@ -22,15 +26,17 @@ fn rows_are_compared_again_just_before_they_act() {
         (format!("file = {{ dest = \"{folder}/f\", content = \"new\\n\" }}"), "f", "theirs\n"),
         (format!("line = {{ path = \"{folder}/l\", line = \"x=1\", match = \"^x=\" }}"), "l", "y=1\nx=9\n"),
     ];
+    let mut outputs = Vec::new();
     for (step, file, theirs) in steps {
         for arguments in [&["--yes"][..], &["--yes", "--plan", "plan.json"]] {
             fleet.run_as_root(HOST, &format!("echo old > {folder}/f; echo x=0 > {folder}/l"));
             project.write_play(HOST, &play(&step));
             project.run_provision(&["--dry-run", "--out", "plan.json"]).assert_status(0);
-            project.run_provision(arguments).assert_status(4).assert_stderr_contains(&["changed since the plan"]);
+            outputs.push(project.run_provision(arguments).assert_status(4));
             assert_eq!(fleet.read_file(HOST, &format!("{folder}/{file}")).as_deref(), Some(theirs), "{arguments:?}");
         }
     }
+    assert_snapshot("fleet-row-changed-since-the-plan", &outputs.iter().collect::<Vec<_>>());
 }
 
 #[test]
@@ -64,7 +70,7 @@ fn folders_with_a_mount_in_them_are_not_removed() {
     let refused = project.run_provision(&["--yes"]).assert_status(4);
     let left = fleet.run_as_root(HOST, &format!("cat {data}/f {folder}/x; {umount}"));
     assert_eq!(left, "keep\nx\n");
-    refused.assert_stderr_contains(&["/srv/dunlin-mounted/a/m"]);
+    refused.assert_snapshot("fleet-folder-with-a-mount");
     project.run_provision(&["--yes"]).assert_status(0);
     assert_eq!(fleet.run_as_root(HOST, &format!("cat {data}/f; ls -d {folder} 2>/dev/null || true")), "keep\n");
 }
@@ -94,24 +100,21 @@ command = { argv = ["sh", "-c", "echo $TOKEN >&2; exit 3"], env = { TOKEN = "{{ 
 
     let listed = project.run_dunlin(&["runs"]).assert_status(0).stdout;
     let run = listed.split_whitespace().next().unwrap().to_owned();
-    project.run_dunlin(&["runs", "show", &run]).assert_status(0).assert_stdout_contains(&[
-        "provision by",
-        "failed (exit 4)",
-        "app-01: add file /srv/dunlin-canary/file",
-        "app-01: failed command",
-    ]);
+    project.run_dunlin(&["runs", "show", &run]).assert_status(0).assert_snapshot("fleet-run-in-the-log");
     let entries = fleet.run_as_root(
         HOST,
         &format!("stat -c %a /var/lib/dunlin/audit.jsonl; grep -F {run} /var/lib/dunlin/audit.jsonl"),
     );
     let (mode, entries) = entries.split_once('\n').unwrap();
     assert_eq!(mode, "600");
-    for part in ["\"run_started\"", "\"login\"", "SHA256:", "file /srv/dunlin-canary/file", "\"outcome\":\"failed\""] {
-        assert!(entries.contains(part), "{part} is not in:\n{entries}");
-    }
+    let entries: Vec<Json> = entries.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let entry = |name: &str| entries.iter().find(|entry| entry["event"] == name).unwrap();
+    assert_eq!((&entries[0]["event"], &entry("run_ended")["outcome"]), (&json!("run_started"), &json!("failed")));
+    assert_eq!(entry("change")["resource"], "file /srv/dunlin-canary/file");
+    assert!(entry("login")["key"].as_str().unwrap().starts_with("SHA256:"), "{entries:#?}");
     let system = fleet.run_as_root(HOST, &format!("journalctl --no-pager -q -o cat -t dunlin | grep -F 'run {run}:'"));
     assert_eq!(system.lines().count(), 1, "{system}");
-    assert!(system.contains("SHA256:") && system.contains("failed"), "{system}");
+    messages::check("fleet-run-in-the-log-of-the-host", [("journal", output.stable(&system))]);
 
     // Logs, state and the processes of the host while the commands ran; the file itself is the only place.
     let found = fleet.run_as_root(

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use dunlin_shards::ShardMap;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
-use crate::cluster::{InstanceRole, REDIS_HOSTS, TestCluster};
+use crate::cluster::{InstanceRole, NOTHING_TO_RESUME, REDIS_HOSTS, TestCluster};
 use crate::hosts::lock_fleet;
 use crate::timing::{KillMoment, RunningCommand};
 use crate::writers::FleetWriters;
@@ -84,11 +84,7 @@ fn crashes_during_replica_moves_lose_and_leave_nothing() {
     cluster.project.run_dunlin(&["shards", "abort", "--yes"]).assert_status(0);
     cluster.project.run_dunlin(&["shards", "abort", "--dry-run", "--detailed-exitcode"]).assert_status(0);
     cluster.assert_matches_map();
-    cluster
-        .project
-        .run_dunlin(&["shards", "resume", "--yes"])
-        .assert_status(0)
-        .assert_stdout_contains(&["nothing to resume"]);
+    cluster.project.run_dunlin(&NOTHING_TO_RESUME).assert_status(0);
     cluster.project.run_dunlin(&["provision", "--dry-run", "--detailed-exitcode"]).assert_status(0);
 
     // Ended by another operator, whose map does not know of any of it.
@@ -157,11 +153,8 @@ fn interrupted_runs_can_be_finished_from_another_machine() {
     // Taken back: the copies are gone, those shards are where they were, and nothing is left to resume.
     kill_at(&cluster, KillMoment::Noted("start_replica", "intent"), &[]);
     cluster.wait_for_agents_to_exit();
-    cluster
-        .project
-        .run_dunlin(&["shard-rebalance", "--yes"])
-        .assert_status(3)
-        .assert_stderr_contains(&["shards resume, or dunlin shards abort"]);
+    let refused = cluster.project.run_dunlin(&["shard-rebalance", "--yes", "--json"]).assert_status(3);
+    assert_eq!(refused.events("error")[0]["next"], json!(["dunlin shards resume, or dunlin shards abort"]));
     let copying = reported_moves(&cluster).into_iter().filter(|reported| reported["status"] == "copying");
     let copying: Vec<usize> = copying.map(|reported| reported["shard"].as_u64().unwrap() as usize).collect();
     assert!(!copying.is_empty(), "all had switched before the kill");
@@ -175,19 +168,15 @@ fn interrupted_runs_can_be_finished_from_another_machine() {
         );
     }
     let before = cluster.read_map();
-    cluster
-        .project
-        .run_dunlin(&["shards", "resume", "--yes"])
-        .assert_status(0)
-        .assert_stdout_contains(&["nothing to resume"]);
+    cluster.project.run_dunlin(&NOTHING_TO_RESUME).assert_status(0);
 
     // Another operator has an older copy of the inventory, and nothing that the first one's dunlin kept.
     let other = cluster.project.clone_project();
     kill_at(&cluster, KillMoment::Noted("retire", "done"), &[]);
     cluster.wait_for_agents_to_exit();
     assert_ne!(cluster.read_map(), before, "an epoch was published before the kill");
-    let refused = other.run_dunlin(&["shard-rebalance", "--yes"]).assert_status(3);
-    refused.assert_stderr_contains(&["next:"]);
+    let refused = other.run_dunlin(&["shard-rebalance", "--yes", "--json"]).assert_status(3);
+    assert_ne!(refused.events("error")[0]["next"], json!([]), "{}", refused.stdout);
     other.run_dunlin(&["shards", "resume", "--yes"]).assert_status(0);
     let theirs = ShardMap::parse(&std::fs::read_to_string(other.file_path("inventory/shards.toml")).unwrap()).unwrap();
     for entry in &theirs.shards {

@@ -56,7 +56,7 @@ impl Shop<'_> {
     }
 
     /// Finishes the release with one command; waits for agents that have not noticed yet that their controller is gone.
-    fn finish_release(&self) -> crate::project::CommandOutput {
+    fn finish_release(&self) -> crate::output::CommandOutput {
         let begin = Instant::now();
         loop {
             let output = self.deploy(&[]);

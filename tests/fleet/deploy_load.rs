@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::hosts::lock_fleet;
 use crate::open_loop::OpenLoop;
-use crate::project::CommandOutput;
+use crate::output::CommandOutput;
 use crate::shop::{BALANCER, NGINX_CONF, ROTATION_HOOKS, SHOP_HOSTS, Shop, UNIT};
 
 /// The ways in which a release is broken, and the exit codes of their deploys.

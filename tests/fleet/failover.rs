@@ -1,10 +1,11 @@
 //! A host dies: its shards are served elsewhere, and when it comes back it does no harm.
 
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
-use crate::cluster::{InstanceRole, SHARD_COUNT, TestCluster};
+use crate::cluster::{InstanceRole, NOTHING_TO_REPAIR, SHARD_COUNT, TestCluster};
 use crate::hosts::{HOST_NAMES, lock_fleet};
 use crate::timing::{KillMoment, RunningCommand};
 use crate::writers::FleetWriters;
@@ -17,6 +18,8 @@ const MAX_LOSS_WINDOW: Duration = Duration::from_secs(7);
 /// How long dunlin tries to reach a host.
 const DOWN_AFTER: &str = "4s";
 const FAILOVER_ARGS: [&str; 3] = ["shards", "failover", "redis-01"];
+/// The next step that is shown for a host that cannot be reached.
+const FAILOVER_HINT: &str = "if redis-01 is dead: dunlin shards failover redis-01 --dry-run";
 
 /// Shards with replicas in two zones, on three hosts; a primary needs its replica.
 fn with_min_replicas(mut cluster: TestCluster<'_>) -> TestCluster<'_> {
@@ -42,7 +45,7 @@ fn loss_window(died: Instant) -> (Instant, Instant) {
     (died.checked_sub(MAX_LOSS_WINDOW).unwrap(), died + Duration::from_secs(1))
 }
 
-fn run_failover(cluster: &TestCluster<'_>, more: &[&str]) -> crate::project::CommandOutput {
+fn run_failover(cluster: &TestCluster<'_>, more: &[&str]) -> crate::output::CommandOutput {
     cluster.project.run_dunlin(&[&FAILOVER_ARGS[..], more].concat())
 }
 
@@ -53,43 +56,27 @@ fn dead_hosts_are_failed_over_repaired_and_readmitted() {
     let writers = FleetWriters::start_writers(&cluster.published_map_path());
     // What lives is not failed over.
     let refused = run_failover(&cluster, &["--accept-data-loss=redis-01"]).assert_status(3);
-    refused
-        .assert_stderr_contains(&["shard 0: its primary on redis-01 is not dead", "shard-rebalance --drain redis-01"]);
+    refused.assert_snapshot("fleet-failover-of-a-live-host");
 
     // Nor what only this machine cannot reach.
     fleet.run_as_root("redis-01", "systemctl stop --no-block ssh.service");
-    wait_until(|| run_failover(&cluster, &["--dry-run"]).stderr.contains("is not dead: it answers redis-02"));
+    let address = cluster.project.hosts["hosts"]["redis-01"]["address"].as_str().unwrap().to_owned();
+    wait_until(|| TcpStream::connect((address.as_str(), 22)).is_err());
+    let refused = run_failover(&cluster, &["--dry-run"]).assert_status(3);
+    refused.assert_snapshot("fleet-failover-of-a-host-that-others-reach");
 
     let other = cluster.project.clone_project();
     let died = Instant::now();
     let off = fleet.power_off("redis-01");
-    let status = cluster.project.run_dunlin(&["shards", "status"]);
-    status
-        .assert_status(4)
-        .assert_stderr_contains(&["redis-01: cannot be reached", "dunlin shards failover redis-01 --dry-run"]);
+    let status = cluster.project.run_dunlin(&["shards", "status", "--json"]).assert_status(4);
+    assert_eq!(status.events("error")[0]["next"], json!([FAILOVER_HINT]), "{}", status.stdout);
     let plan = run_failover(&cluster, &["--dry-run", "--detailed-exitcode"]).assert_status(2);
-    plan.assert_stdout_contains(&[
-        "redis-01: unreachable, assumed dead",
-        "~ shard 0     redis-01 → redis-02",
-        "writes acknowledged in the 7 s after it may be lost",
-        &format!(
-            "~ shard {}     redis-02 continues without redis-01, and accepts writes without a replica",
-            SHARD_COUNT - 1
-        ),
-        "+ shard 0     new replica on redis-03",
-        "Plan: 4 to promote, 4 to continue without a replica, 8 to get a new replica",
-    ]);
-    run_failover(&cluster, &["--yes"])
-        .assert_status(3)
-        .assert_stderr_contains(&["acknowledged writes may be lost", "--accept-data-loss=redis-01"]);
+    plan.assert_snapshot("fleet-failover-plan");
+    run_failover(&cluster, &["--yes"]).assert_status(3).assert_snapshot("fleet-failover-not-confirmed");
     let begin = Instant::now();
     let done = run_failover(&cluster, &["--accept-data-loss=redis-01"]).assert_status(0);
     eprintln!("8 shards failed over and repaired in {:.1} s", begin.elapsed().as_secs_f64());
-    done.assert_stdout_contains(&[
-        "shard 0 is served by redis-02",
-        "Done: 4 promoted, 4 continue without a dead replica",
-        "shard 7 has a new replica on redis-03",
-    ]);
+    done.with_sorted_lines().assert_snapshot("fleet-failover-done");
 
     let map = cluster.read_map();
     assert!(map.shards.iter().all(|entry| entry.host == "redis-02" && entry.replicas == ["redis-03"]), "{map:?}");
@@ -97,9 +84,7 @@ fn dead_hosts_are_failed_over_repaired_and_readmitted() {
     writers.wait_for_writes(500);
     let after = writers.assert_lost_only_within(&[loss_window(died)]);
     eprintln!("lost of what was acknowledged in the last {MAX_LOSS_WINDOW:?}: {after}");
-    run_failover(&cluster, &["--dry-run", "--detailed-exitcode"])
-        .assert_status(0)
-        .assert_stdout_contains(&["nothing to do"]);
+    run_failover(&cluster, &["--dry-run", "--detailed-exitcode"]).assert_status(0);
 
     // It comes back as it was: four closed primaries, four replicas of redis-02's.
     drop(off);
@@ -108,30 +93,23 @@ fn dead_hosts_are_failed_over_repaired_and_readmitted() {
             && cluster.instance_role("redis-01", SHARD_COUNT - 1).is_some()
     });
     assert!(cluster.all_writable().iter().all(|hosts| *hosts == ["redis-02"]), "no old primary accepts writes");
-    let status = cluster.project.run_dunlin(&["shards", "status"]).assert_status(0);
-    status.assert_stdout_contains(&[
-        "shard 0: an instance on redis-01 that the map does not name came back as a primary",
-        "no writes",
-    ]);
+    let status = cluster.project.run_dunlin(&["shards", "status", "--json"]).assert_status(0);
+    let orphans = status.events("orphan_instance");
+    let orphan = orphans.iter().find(|orphan| orphan["shard"] == 0).unwrap();
+    assert_eq!(
+        (&orphan["host"], &orphan["follows"], &orphan["accepts_writes"]),
+        (&json!("redis-01"), &json!(null), &json!(false))
+    );
     // An operator with an older map: the journals have the new replicas, but not everything before them.
     let older = other.run_dunlin(&["shards", "resume", "--yes"]).assert_status(3);
-    older.assert_stderr_contains(&[
-        "the published placements of shards 0, 1, 2, 3 are neither in the map",
-        "get the newer map",
-    ]);
+    older.assert_snapshot("fleet-resume-with-an-older-map");
     assert_eq!(cluster.read_map(), map, "nothing was published over it");
     let tidied = cluster.project.run_dunlin(&["shards", "repair", "--yes"]).assert_status(0);
-    tidied.assert_stdout_contains(&[
-        "shard 0: the old instance on redis-01 is archived in /var/lib/redis/shard-0.replaced-",
-    ]);
+    tidied.with_sorted_lines().assert_snapshot("fleet-old-instances-archived");
     cluster.assert_matches_map();
     assert!(fleet.run_as_root("redis-01", "ls /var/lib/redis/shard-0.replaced-*").contains("REPLACED-BY"));
     cluster.project.run_dunlin(&["provision", "--dry-run", "--detailed-exitcode"]).assert_status(0);
-    cluster
-        .project
-        .run_dunlin(&["shards", "repair", "--yes"])
-        .assert_status(0)
-        .assert_stdout_contains(&["nothing to repair"]);
+    cluster.project.run_dunlin(&NOTHING_TO_REPAIR).assert_status(0);
     writers.wait_for_writes(100);
     writers.assert_lost_only_within(&[loss_window(died)]);
 }
@@ -148,7 +126,7 @@ fn single_failed_instances_are_failed_over() {
     );
     wait_until(|| cluster.instance_role("redis-01", 2).is_none());
     let refused = run_failover(&cluster, &["--accept-data-loss=redis-01"]).assert_status(3);
-    refused.assert_stderr_contains(&["shard 0: its primary on redis-01 is not dead"]);
+    refused.assert_snapshot("fleet-failover-of-a-host-with-one-dead-instance");
     let only = ["shards", "failover", "2", "--accept-data-loss=2", "--json"];
     let done = cluster.project.run_dunlin(&only).assert_status(0);
     let lines: Vec<Json> = done.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -207,15 +185,10 @@ fn interrupted_failovers_can_be_finished_by_any_operator() {
             Interruption::Again => {}
             Interruption::Elsewhere => {
                 let other = cluster.project.clone_project();
-                other
-                    .run_dunlin(&["shards", "resume", "--yes"])
-                    .assert_status(0)
-                    .assert_stderr_contains(&["next: dunlin shards repair"]);
+                other.run_dunlin(&["shards", "resume", "--yes"]).assert_status(0);
                 // There is no host for their replicas while redis-02 is off.
-                other
-                    .run_dunlin(&["shards", "repair", "--yes"])
-                    .assert_status(4)
-                    .assert_stdout_contains(&["no host can take one"]);
+                let repair = other.run_dunlin(&["shards", "repair", "--yes", "--json"]).assert_status(4);
+                assert_ne!(repair.events("replica_unplaceable"), [] as [Json; 0], "{}", repair.stdout);
                 cluster.project = other;
             }
         }

@@ -2,8 +2,9 @@
 
 use dunlin_shards::Shard;
 
-use crate::cluster::{InstanceRole, TestCluster};
+use crate::cluster::{InstanceRole, NOTHING_TO_RESUME, TestCluster};
 use crate::hosts::{HOST_NAMES, lock_fleet};
+use crate::messages;
 use crate::timing::{KillMoment, RunningCommand};
 use crate::writers::FleetWriters;
 
@@ -23,14 +24,15 @@ fn completed_cutovers_of_dead_hosts_are_published() {
     // The agent was done with it. Had the host died a moment before, its role would still be to be made durable.
     let journal = format!("/var/lib/dunlin/moves/shard-{shard}.jsonl");
     assert!(fleet.run_as_root("redis-03", &format!("tail -n 1 {journal}; sed -i '$d' {journal}")).contains("finalize"));
-    let plan = cluster.project.run_dunlin(&["shards", "failover", source, "--dry-run"]);
-    plan.assert_stdout_contains(&[&format!(
-        "shard {shard}     remains unavailable: a move already cut over to redis-03, which serves the shard"
-    )]);
+    let plan = cluster.project.run_dunlin(&["shards", "failover", source, "--dry-run", "--json"]);
+    let unresolved = plan.events("plan")[0]["unavailable_shards"].as_array().unwrap().clone();
+    let reason = unresolved.iter().find(|unresolved| unresolved["shard"] == shard).unwrap()["reason"].to_string();
+    messages::check("fleet-failover-of-a-moved-shard", [("reason", reason)]);
     let resumed = cluster.project.run_dunlin(&["shards", "resume", "--yes"]).assert_status(4);
-    resumed.assert_stderr_contains(&[&format!(
-        "shard {shard}: moved, but its old instance is not retired: {source} does not answer"
-    )]);
+    let resumed = resumed.with_placeholder(&format!("shard {shard}"), "shard [N]");
+    let resumed =
+        resumed.with_placeholder(&format!(":{}", 7000 + shard), ":[PORT]").with_placeholder(source, "[SOURCE]");
+    resumed.assert_snapshot("fleet-resume-with-a-dead-source");
     assert_eq!(cluster.read_map().shards[usize::from(shard)].host, "redis-03");
     assert_eq!(cluster.writable_hosts(shard), ["redis-03"]);
 
@@ -41,11 +43,7 @@ fn completed_cutovers_of_dead_hosts_are_published() {
     cluster.assert_matches_map();
     writers.assert_no_acked_write_lost();
     cluster.project.run_dunlin(&["provision", "--dry-run", "--detailed-exitcode"]).assert_status(0);
-    cluster
-        .project
-        .run_dunlin(&["shards", "resume", "--yes"])
-        .assert_status(0)
-        .assert_stdout_contains(&["nothing to resume"]);
+    cluster.project.run_dunlin(&NOTHING_TO_RESUME).assert_status(0);
 }
 
 /// A shard that has moved to redis-03 and is elsewhere by the map: dunlin was killed in the milliseconds between.

@@ -2,8 +2,11 @@
 
 use std::process::{Child, Stdio};
 
+use serde_json::json;
+
 use crate::cluster::{InstanceRole, REDIS_HOSTS, TOLERANCE, TestCluster};
 use crate::hosts::{TestFleet, lock_fleet};
+use crate::messages;
 use crate::writers::FleetWriters;
 
 /// A service on app-01 that reports its epoch, as the deployed one does.
@@ -56,15 +59,16 @@ fn sources_are_retired_after_the_consumers_left() {
 
     // A consumer that does not notice: the shards have moved, the old instances stay and follow.
     fleet.run_as_root("app-01", "echo 'epoch = 1' >/run/epoch");
-    let kept = cluster.project.run_dunlin(&["shard-rebalance", "--tolerance", TOLERANCE, "--yes"]).assert_status(4);
-    kept.assert_stderr_contains(&["app-01 routes by epoch 1", "dunlin shards resume retires it"]);
+    let run = ["shard-rebalance", "--tolerance", TOLERANCE, "--yes", "--json"];
+    let kept = cluster.project.run_dunlin(&run).assert_status(4).events("moved");
     let moved = source_replicas(&cluster);
     assert!(!moved.is_empty() && cluster.read_map().epoch.0 == 1 + moved.len() as u64, "{moved:?}");
-    cluster
-        .project
-        .run_dunlin(&["shards", "resume", "--yes"])
-        .assert_status(4)
-        .assert_stderr_contains(&["app-01 routes by epoch 1"]);
+    assert!(kept.len() == moved.len() && kept.iter().all(|moved| moved["not_retired"].is_string()), "{kept:?}");
+    let resume = cluster.project.run_dunlin(&["shards", "resume", "--yes", "--json"]).assert_status(4);
+    let failed = resume.events("failed");
+    assert_eq!(failed.len(), moved.len(), "{}", resume.stdout);
+    let error = resume.stable(failed[0]["error"].as_str().unwrap());
+    messages::check("fleet-resume-with-an-outdated-consumer", [("error", error)]);
     assert_eq!(source_replicas(&cluster), moved, "the old instances are live replicas");
 
     // It notices: they go.
@@ -96,11 +100,10 @@ fn kept_sources_are_verified_moved_back_and_retired() {
     // Both copies are equal, while they are written to.
     let verified = cluster.project.run_dunlin(&["shards", "verify"]).assert_status(0);
     assert_eq!(verified.stdout.matches(" are equal: ").count(), moved.len(), "{}", verified.stdout);
-    cluster
-        .project
-        .run_dunlin(&["shard-rebalance", "--drain", "redis-03", "--yes"])
-        .assert_status(3)
-        .assert_stderr_contains(&["shards move-back"]);
+    let drain = ["shard-rebalance", "--drain", "redis-03", "--yes", "--json"];
+    let refused = cluster.project.run_dunlin(&drain).assert_status(3);
+    let next = "dunlin shards resume retires it, dunlin shards move-back returns to it";
+    assert_eq!(refused.events("error")[0]["next"], json!([next]));
 
     // One goes back without a copy: the instance there is the same process all the time.
     let (shard, host) = moved[0];
@@ -111,20 +114,23 @@ fn kept_sources_are_verified_moved_back_and_retired() {
     assert_eq!(cluster.read_map().shards[usize::from(shard)].host, before.shards[usize::from(shard)].host);
     assert_eq!(cluster.writable_hosts(shard), [host]);
     let again = cluster.project.run_dunlin(&["shards", "move-back", &shard.to_string(), "--yes"]).assert_status(3);
-    again.assert_stderr_contains(&["has no old instance"]);
+    again.with_placeholder(&format!("shard {shard}"), "shard [N]").assert_snapshot("fleet-move-back-again");
 
     // The others are retired; the log knows all of it.
     cluster.project.run_dunlin(&["shards", "resume", "--yes"]).assert_status(0);
     cluster.assert_matches_map();
-    let log = cluster.project.run_dunlin(&["shards", "history"]).assert_status(0);
-    assert_eq!(log.stdout.lines().filter(|line| line.contains("  moved ")).count(), moved.len() + 1, "{}", log.stdout);
-    let capacity = cluster.project.run_dunlin(&["shards", "capacity", "--growth", "1MiB"]).assert_status(0);
-    capacity.assert_stdout_contains(&[
-        "redis-03",
-        "per key on average",
-        "grows by 1.0MiB per day: full on 20",
-        "with one more host of average size",
-    ]);
+    let history = cluster.project.run_dunlin(&["shards", "history", "--json"]).assert_status(0);
+    let entries = history.events("history_entry");
+    let count = entries.iter().filter(|entry| entry["outcome"] == "moved").count();
+    assert_eq!(count, moved.len() + 1, "{}", history.stdout);
+    let capacity = cluster.project.run_dunlin(&["shards", "capacity", "--growth", "1MiB", "--json"]).assert_status(0);
+    let forecast = &capacity.events("capacity")[0]["forecast"];
+    assert_eq!(
+        (forecast["hosts"].as_array().unwrap().len(), forecast["growth_per_day"].as_f64()),
+        (3, Some(1_048_576.0))
+    );
+    let days = |key: &str| forecast[key].as_f64().unwrap();
+    assert!(0.0 < days("full_in_days") && days("full_in_days") < days("full_in_days_with_added_host"), "{forecast}");
     writers.wait_for_writes(100);
     writers.assert_nothing_lost();
     assert!(REDIS_HOSTS.iter().all(|host| cluster.read_journals(host).values().all(|records| !records.is_empty())));

@@ -27,7 +27,10 @@ mod hosts;
 mod interrupted_publish;
 mod interrupts;
 mod keep_source;
+#[path = "../support/messages.rs"]
+mod messages;
 mod open_loop;
+mod output;
 mod partitions;
 mod project;
 mod provision;

@@ -4,23 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::hosts::{HOST_NAMES, TestFleet};
+use crate::output::CommandOutput;
 
 /// A copy of this repository's playbooks and templates with the fleet's hosts as its inventory.
 pub struct FleetProject {
     folder: tempfile::TempDir,
     /// `inventory/hosts.toml`, as a table that a test may change and [`write`](Self::write).
     pub hosts: toml::Table,
-}
-
-/// How a run of dunlin ended.
-#[derive(Debug)]
-pub struct CommandOutput {
-    /// The exit code; `None` where a signal ended it.
-    pub status: Option<i32>,
-    /// Standard output.
-    pub stdout: String,
-    /// Standard error.
-    pub stderr: String,
 }
 
 impl FleetProject {
@@ -91,43 +81,12 @@ impl FleetProject {
     /// Runs it to its end.
     pub fn run_dunlin(&self, arguments: &[&str]) -> CommandOutput {
         let output = self.dunlin_command(arguments).output().unwrap();
-        CommandOutput {
-            status: output.status.code(),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
+        CommandOutput::new(arguments, output, self.folder.path(), &self.hosts)
     }
 
     /// `dunlin provision --playbook play.toml` with these arguments.
     pub fn run_provision(&self, arguments: &[&str]) -> CommandOutput {
         self.run_dunlin(&[&["provision", "--playbook", "play.toml"], arguments].concat())
-    }
-}
-
-impl CommandOutput {
-    /// Panics with everything that was said, unless this is the exit code.
-    #[track_caller]
-    pub fn assert_status(self, status: i32) -> Self {
-        assert_eq!(self.status, Some(status), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
-        self
-    }
-
-    /// Panics unless standard error holds all of these.
-    #[track_caller]
-    pub fn assert_stderr_contains(self, parts: &[&str]) -> Self {
-        for part in parts {
-            assert!(self.stderr.contains(part), "`{part}` is not in stderr:\n{}", self.stderr);
-        }
-        self
-    }
-
-    /// Panics unless standard output holds all of these.
-    #[track_caller]
-    pub fn assert_stdout_contains(self, parts: &[&str]) -> Self {
-        for part in parts {
-            assert!(self.stdout.contains(part), "`{part}` is not in stdout:\n{}", self.stdout);
-        }
-        self
     }
 }
 

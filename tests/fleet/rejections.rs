@@ -3,8 +3,12 @@
 use std::collections::BTreeMap;
 use std::process::Stdio;
 
+use serde_json::Value as Json;
+
 use crate::cluster::{REDIS_HOSTS, TOLERANCE, TestCluster};
 use crate::hosts::lock_fleet;
+use crate::messages;
+use crate::output::assert_snapshot;
 use crate::project::FleetProject;
 
 /// Everything that a rebalance could have changed: the map, and the hosts' files of shards, by their digests.
@@ -31,11 +35,7 @@ fn invalid_input_is_rejected_without_changes() {
     cluster.project.write_files();
     let flags = ["shard-rebalance", "--drain", "redis-01", "--targets", "redis-03", "--yes"];
     let refused = cluster.project.run_dunlin(&flags).assert_status(3);
-    refused.assert_stderr_contains(&[
-        "redis-03: 1.0MiB for shards, 0B in use",
-        "no host available to shards 0, 1, 2, 3",
-        "next:",
-    ]);
+    refused.assert_snapshot("fleet-rebalance-onto-a-small-host");
     assert_eq!(host_fingerprints(&cluster), before);
 
     // One whose instances may not use as much as the shards do: only the host itself knows it.
@@ -43,28 +43,20 @@ fn invalid_input_is_rejected_without_changes() {
     let vars: toml::Value = toml::from_str::<toml::Table>("shard_maxmemory = \"1MiB\"").unwrap().into();
     cluster.project.host_table("redis-03").insert("vars".to_owned(), vars);
     cluster.project.write_files();
-    for flag in ["--dry-run", "--yes"] {
-        let refused = cluster.project.run_dunlin(&["shard-rebalance", flag]).assert_status(3);
-        refused.assert_stderr_contains(&[
-            "redis-03: memory: ",
-            "maxmemory is 1048576",
-            "preflight failed; no changes were made",
-            "next:",
-        ]);
-    }
+    let refused = ["--dry-run", "--yes"].map(|flag| {
+        let one = ["shard-rebalance", "--shard", "0", "--to", "redis-03", flag];
+        cluster.project.run_dunlin(&one).assert_status(3).without_stdout()
+    });
+    assert_snapshot("fleet-rebalance-preflight-memory", &refused.each_ref());
     assert_eq!(without_journals(host_fingerprints(&cluster)), without_journals(before.clone()));
     cluster.project.host_table("redis-03").remove("vars");
     cluster.project.write_files();
 
     // A consumer that cannot take the new map: found before anything moves.
     fleet.run_as_root("app-01", "mv /etc/timeline /etc/timeline.away");
-    for flag in ["--dry-run", "--yes"] {
-        let refused = cluster.project.run_dunlin(&["shard-rebalance", flag]).assert_status(3);
-        refused.assert_stderr_contains(&[
-            "app-01 cannot take the shard map: shard_map /etc/timeline/shards.toml: the folder /etc/timeline does not",
-            "`dunlin provision app-01`",
-        ]);
-    }
+    let refused = ["--dry-run", "--yes"]
+        .map(|flag| cluster.project.run_dunlin(&["shard-rebalance", flag]).assert_status(3).without_stdout());
+    assert_snapshot("fleet-rebalance-consumer-not-ready", &refused.each_ref());
     fleet.run_as_root("app-01", "mv /etc/timeline.away /etc/timeline");
 
     // A map with a hole.
@@ -72,10 +64,9 @@ fn invalid_input_is_rejected_without_changes() {
     let broken = map.replace("slots = \"2048-4095\"", "slots = \"2049-4095\"");
     assert_ne!(broken, map);
     std::fs::write(cluster.project.file_path("inventory/shards.toml"), &broken).unwrap();
-    let place = "shards.toml:";
-    let said = cluster.project.run_dunlin(&["shard-rebalance", "--yes", "--json"]).assert_status(1);
-    assert!(said.stdout.lines().last().unwrap().contains("\"exit\":1"), "{}", said.stdout);
-    said.assert_stderr_contains(&["2048", place]);
+    let refused = cluster.project.run_dunlin(&["shard-rebalance", "--yes", "--json"]).assert_status(1);
+    assert_eq!(refused.events("summary")[0]["exit"], 1);
+    messages::check("fleet-rebalance-broken-map", [("stderr", &refused.stderr)]);
     std::fs::write(cluster.project.file_path("inventory/shards.toml"), &map).unwrap();
     assert_eq!(without_journals(host_fingerprints(&cluster)), without_journals(before));
     cluster.assert_matches_map();
@@ -110,27 +101,21 @@ fn concurrent_runs_report_the_lock_holder() {
 
     // Held by somebody for sure: an agent that was asked for the lock and whose controller stays.
     let holder = cluster.hold_lock("redis-02");
-    let shown = cluster.project.run_dunlin(&["locks"]).assert_status(0);
-    assert!(shown.stdout.contains("redis-02") && !shown.stdout.contains("redis-01"), "{}", shown.stdout);
-    for command in [&["shard-rebalance", "--drain", "redis-03", "--yes"][..], &["shards", "resume", "--yes"]] {
+    let locked = cluster.project.run_dunlin(&["locks", "--json"]).assert_status(0).events("lock");
+    assert_eq!(locked.iter().map(|lock| &lock["host"]).collect::<Vec<_>>(), ["redis-02"]);
+    let commands = [&["shard-rebalance", "--drain", "redis-03", "--yes"][..], &["shards", "resume", "--yes"]];
+    for command in commands {
         let refused = cluster.project.run_dunlin(command).assert_status(5);
-        refused.assert_stderr_contains(&[
-            "redis-02: somebody-else@test holds it for a test since",
-            "dunlin exec redis-02 -- kill",
-        ]);
+        refused.without_stdout().assert_snapshot(&format!("fleet-locked-host-{}", command[0]));
     }
     cluster.project.write_play("redis", "[[play.step]]\nfile = { dest = \"/srv/dunlin-locked\", content = \"x\" }\n");
     fleet.remove_paths("/srv/dunlin-locked");
-    cluster
-        .project
-        .run_provision(&["--yes"])
-        .assert_status(5)
-        .assert_stderr_contains(&["redis-02: somebody-else@test holds it"]);
+    cluster.project.run_provision(&["--yes"]).assert_status(5).assert_snapshot("fleet-locked-host-provision");
     assert_eq!(fleet.read_file("redis-01", "/srv/dunlin-locked"), None, "it began although a host was locked");
 
     // Killed, it leaves nothing that has to be cleaned up.
     drop(holder);
     cluster.wait_for_agents_to_exit();
     cluster.project.run_provision(&["--yes"]).assert_status(0);
-    cluster.project.run_dunlin(&["locks"]).assert_status(0).assert_stdout_contains(&["no hosts are locked"]);
+    assert_eq!(cluster.project.run_dunlin(&["locks", "--json"]).assert_status(0).events("lock"), [] as [Json; 0]);
 }

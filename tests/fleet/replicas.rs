@@ -1,13 +1,16 @@
 //! Shards with replicas in another zone: provisioned, moved under writers, taken away and given back.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use dunlin_shards::map::edit::set_placements;
 use dunlin_shards::{ShardId, ShardPlacement};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
-use crate::cluster::{REDIS_HOSTS, SHARD_COUNT, TestCluster};
+use crate::cluster::{NOTHING_TO_REPAIR, NOTHING_TO_RESUME, REDIS_HOSTS, SHARD_COUNT, TestCluster};
 use crate::hosts::lock_fleet;
+use crate::messages;
+use crate::output::CommandOutput;
 use crate::writers::FleetWriters;
 
 /// How long something that is bound to come may take.
@@ -59,6 +62,13 @@ fn edit_map(cluster: &TestCluster<'_>, shard: u16, replicas: &[&str]) {
     std::fs::write(cluster.project.file_path("inventory/shards.toml"), text).unwrap();
 }
 
+/// Returns the primaries whose setting differs: shard, actual and expected value.
+fn min_replicas_mismatches(status: &CommandOutput) -> Vec<(u64, u64, u64)> {
+    let number = |event: &Json, key: &str| event[key].as_u64().unwrap();
+    let mismatches = status.events("min_replicas_mismatch").into_iter();
+    mismatches.map(|event| (number(&event, "shard"), number(&event, "actual"), number(&event, "expected"))).collect()
+}
+
 #[test]
 fn replicas_are_created_in_another_zone_and_move_with_their_primaries() {
     let Some(fleet) = lock_fleet() else { return };
@@ -77,13 +87,13 @@ fn replicas_are_created_in_another_zone_and_move_with_their_primaries() {
     let writers = FleetWriters::start_writers(&cluster.published_map_path());
     cluster.add_third_host();
     let before = cluster.read_map();
-    cluster
-        .project
-        .run_dunlin(&[&DRAIN_ARGS[..], &["--dry-run"]].concat())
-        .assert_status(0)
-        .assert_stdout_contains(&["replica: redis-01 is drained"]);
-    let done = cluster.project.run_dunlin(&[&DRAIN_ARGS[..], &["--yes"]].concat()).assert_status(0);
-    done.assert_stdout_contains(&["replica: redis-01 is drained", &format!("Done: {SHARD_COUNT} ")]);
+    let plan = cluster.project.run_dunlin(&[&DRAIN_ARGS[..], &["--dry-run", "--json"]].concat()).assert_status(0);
+    let moves = plan.events("plan")[0]["moves"].as_array().unwrap().clone();
+    let reasons: BTreeSet<(&str, &str)> =
+        moves.iter().map(|step| (step["role"].as_str().unwrap(), step["reason"].as_str().unwrap())).collect();
+    messages::check("fleet-reasons-of-a-drain", reasons);
+    let done = cluster.project.run_dunlin(&[&DRAIN_ARGS[..], &["--yes", "--json"]].concat()).assert_status(0);
+    assert_eq!(done.events("moved").len(), usize::from(SHARD_COUNT), "{}", done.stdout);
     for (before, after) in before.shards.iter().zip(&cluster.read_map().shards) {
         let moved = |host: &String| if host == "redis-01" { "redis-03".to_owned() } else { host.clone() };
         let wanted: Vec<String> = before.replicas.iter().map(moved).collect();
@@ -98,11 +108,7 @@ fn replicas_are_created_in_another_zone_and_move_with_their_primaries() {
     assert_eq!(verified.stdout.matches(" are equal: ").count(), usize::from(SHARD_COUNT), "{}", verified.stdout);
     cluster.project.run_dunlin(&["provision", "--dry-run", "--detailed-exitcode"]).assert_status(0);
     cluster.project.run_dunlin(&[&DRAIN_ARGS[..], &["--dry-run", "--detailed-exitcode"]].concat()).assert_status(0);
-    cluster
-        .project
-        .run_dunlin(&["shards", "status"])
-        .assert_status(0)
-        .assert_stdout_contains(&["no moves in progress"]);
+    cluster.project.run_dunlin(&NOTHING_TO_RESUME).assert_status(0);
 }
 
 #[test]
@@ -115,27 +121,30 @@ fn replicas_can_be_removed_and_added_by_editing_the_map() {
     // Provisioning brings the map out, and touches no instance; status names what the map does not.
     edit_map(&cluster, 0, &[]);
     cluster.project.run_dunlin(&["provision", "--yes"]).assert_status(0);
-    let status = cluster.project.run_dunlin(&["shards", "status"]).assert_status(0);
-    status.assert_stdout_contains(&[
-        "shard 0: an instance on redis-02 that the map does not name follows the primary",
-        "shard 0: min-replicas-to-write of the primary is 1, the playbook says 0",
-    ]);
+    let status = cluster.project.run_dunlin(&["shards", "status", "--json"]).assert_status(0);
+    let orphan = &status.events("orphan_instance")[0];
+    assert_eq!(
+        (&orphan["shard"], &orphan["host"], &orphan["follows_primary"]),
+        (&json!(0), &json!("redis-02"), &json!(true))
+    );
+    assert_eq!(min_replicas_mismatches(&status), [(0, 1, 0)]);
     cluster.project.run_dunlin(&["shards", "repair", "--yes"]).assert_status(0);
     cluster.assert_matches_map();
-    cluster
-        .project
-        .run_dunlin(&["shards", "repair", "--yes"])
-        .assert_status(0)
-        .assert_stdout_contains(&["nothing to repair"]);
+    cluster.project.run_dunlin(&NOTHING_TO_REPAIR).assert_status(0);
     writers.wait_for_writes(100);
 
     // And back: made by provisioning, needed by its primary once it is there.
     edit_map(&cluster, 0, &["redis-02"]);
-    cluster.project.run_dunlin(&["provision", "--yes"]).assert_status(0).assert_stdout_contains(&["replica of"]);
+    let provision = cluster.project.run_dunlin(&["provision", "--yes", "--json"]).assert_status(0);
+    let added: Vec<Json> = provision.events("plan").into_iter().filter(|row| row["action"] == "add").collect();
+    assert_eq!(
+        added.iter().map(|row| (&row["host"], &row["resource"])).collect::<Vec<_>>(),
+        [(&json!("redis-02"), &json!("redis_shard 0"))]
+    );
     cluster.project.run_dunlin(&["provision", "--dry-run", "--detailed-exitcode"]).assert_status(0);
     assert_eq!(assert_healthy(&cluster), u64::from(SHARD_COUNT));
-    let status = cluster.project.run_dunlin(&["shards", "status"]).assert_status(0);
-    status.assert_stdout_contains(&["shard 0: min-replicas-to-write of the primary is 0, the playbook says 1"]);
+    let status = cluster.project.run_dunlin(&["shards", "status", "--json"]).assert_status(0);
+    assert_eq!(min_replicas_mismatches(&status), [(0, 0, 1)]);
     cluster.project.run_dunlin(&["shards", "repair", "--yes"]).assert_status(0);
     assert_min_replicas(&cluster);
     cluster.assert_matches_map();
@@ -145,8 +154,10 @@ fn replicas_can_be_removed_and_added_by_editing_the_map() {
 
     // A replica that is down is reported; its primary refuses writes until it is back, and no move starts meanwhile.
     fleet.run_as_root("redis-02", "systemctl stop redis-shard@0");
-    let status = cluster.project.run_dunlin(&["shards", "status"]).assert_status(0);
-    status.assert_stdout_contains(&["shard 0: the replica on redis-02 is down or was not created yet"]);
+    let status = cluster.project.run_dunlin(&["shards", "status", "--json"]).assert_status(0);
+    let replicas = status.events("replica");
+    let replica = replicas.iter().find(|replica| replica["shard"] == 0).unwrap();
+    assert_eq!((&replica["host"], &replica["state"]), (&json!("redis-02"), &json!("missing")), "{replica}");
     assert_eq!(cluster.writable_hosts(0), [] as [&str; 0]);
     fleet.run_as_root("redis-02", "systemctl start redis-shard@0");
     let end = Instant::now() + REPLICA_TIMEOUT;

@@ -4,6 +4,7 @@
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::hosts::lock_fleet;
+use crate::output::assert_snapshot;
 use crate::shop::{
     AGENT, MIGRATION, NGINX_CONF, ROTATION_HOOKS, RequestLoop, SHOP_HOSTS, SLOW_ROTATION_HOOKS, Shop, UNIT,
 };
@@ -19,10 +20,11 @@ fn a_host_that_does_not_return_into_rotation_stops_the_rollout() {
     let load = RequestLoop::start(&fleet);
     fleet.run_as_root("redis-02", "touch /run/dunlin-shop-stuck");
     shop.package("2", "", &keys);
-    shop.deploy(&[]).assert_status(4).assert_stderr_contains(&["redis-02", "not back in rotation", "redis-03"]);
+    let stopped = shop.deploy(&[]).assert_status(4);
     assert_eq!(shop.versions(), ["2", "2", "1"]);
     assert_eq!(shop.drained_hosts(), ["redis-02"]);
-    shop.project.run_dunlin(&["releases", "shop"]).assert_stderr_contains(&["redis-02: out of rotation"]);
+    let releases = shop.project.run_dunlin(&["releases", "shop"]);
+    assert_snapshot("fleet-rollout-host-out-of-rotation", &[&stopped, &releases]);
     fleet.run_as_root("redis-02", "rm /run/dunlin-shop-stuck");
     shop.deploy(&[]).assert_status(0);
     assert_eq!(shop.versions(), ["2"; 3]);
@@ -70,7 +72,7 @@ fn a_migration_runs_once_for_two_operators_and_a_killed_agent() {
     assert_ne!(run.wait().unwrap().code(), Some(0));
     shop.wait_until("the migration was not finished", || shop.migrations().len() == 4);
     assert_eq!(shop.versions(), ["1"; 3]);
-    shop.deploy(&[]).assert_status(3).assert_stderr_contains(&["migrate", "--task-done"]);
+    shop.deploy(&[]).assert_status(3).assert_snapshot("fleet-rollout-task-unknown");
     assert_eq!(shop.versions(), ["1"; 3]);
     shop.deploy(&["--task-done", "migrate"]).assert_status(0);
     assert_eq!(shop.migrations(), ["start", "end", "start", "end"]);
@@ -90,7 +92,7 @@ fn a_migration_runs_once_while_a_host_is_gone() {
         shop.deploy(&rest).assert_status(0);
         // Of a new release nobody knows whether the host that is gone ran its migration.
         shop.package("2", "", MIGRATION);
-        shop.deploy(&rest).assert_status(3).assert_stderr_contains(&["redis-01 may have run it", "--task-again"]);
+        shop.deploy(&rest).assert_status(3).assert_snapshot("fleet-rollout-task-of-an-unreachable-host");
     }
     assert_eq!(shop.migrations(), ["start", "end"]);
     assert_eq!(shop.versions(), ["1"; 3]);
@@ -110,7 +112,9 @@ fn a_release_that_crashes_after_its_batch_returns_the_whole_fleet() {
     // By default one host at a time is switched, which takes 1.5 s or more; the first crashes while the others follow.
     fleet.run_as_root("redis-01", "touch /run/dunlin-shop-crashes");
     shop.package("2", "[ ! -e /run/dunlin-shop-crashes ] || (sleep 3; kill -9 $$) &", ROTATION_HOOKS);
-    shop.deploy(&[]).assert_status(4).assert_stderr_contains(&["returned to the previous release"]);
+    let returned = shop.deploy(&["--json"]).assert_status(4);
+    let hosts = returned.events("returned")[0]["hosts"].as_array().unwrap().clone();
+    assert!(!hosts.is_empty() && hosts.iter().all(|host| host["version"] == "1"), "{}", returned.stdout);
     assert_eq!(shop.versions(), ["1"; 3]);
     assert_eq!(shop.drained_hosts(), Vec::<&str>::new());
     load.assert_none_failed();
@@ -127,7 +131,7 @@ fn a_release_that_fails_on_half_the_fleet_returns_the_whole_fleet() {
     let load = RequestLoop::start(&fleet);
     fleet.run_as_root("redis-03", "touch /run/dunlin-shop-sick-2");
     shop.package("2", "", &keys);
-    shop.deploy(&[]).assert_status(4).assert_stderr_contains(&["redis-03", "returned to the previous release"]);
+    shop.deploy(&[]).assert_status(4).assert_snapshot("fleet-rollout-half-failed");
     assert_eq!(shop.versions(), ["1"; 3]);
     assert_eq!(shop.drained_hosts(), Vec::<&str>::new());
     let releases = shop.project.run_dunlin(&["releases", "shop"]).assert_status(0);
@@ -150,9 +154,9 @@ fn a_service_of_another_tool_is_refused_and_with_adopt_restored() {
     fleet.root_on(&SHOP_HOSTS, &by_hand);
     fleet.root_on(&SHOP_HOSTS, "touch /run/dunlin-shop-sick-1");
     shop.package("1", "", "batches = [\"100%\"]\n");
-    shop.deploy(&[]).assert_status(3).assert_stderr_contains(&["--adopt", "dunlin-shop.service"]);
+    shop.deploy(&[]).assert_status(3).assert_snapshot("fleet-rollout-service-of-another-tool");
     assert_eq!(shop.versions(), ["by-hand"; 3]);
-    shop.deploy(&["--adopt"]).assert_status(4).assert_stderr_contains(&["release before-dunlin serves again"]);
+    shop.deploy(&["--adopt"]).assert_status(4).assert_snapshot("fleet-rollout-adopt-failed");
     assert_eq!(shop.versions(), ["by-hand"; 3]);
     for host in SHOP_HOSTS {
         assert_eq!(fleet.run_as_root(host, "readlink /srv/dunlin-shop/current").trim(), "releases/20260101");
@@ -172,15 +176,14 @@ fn faults_of_a_unit_and_a_taken_port_are_found_before_any_change() {
     shop.package("1", "", "");
     std::fs::write(shop.project.file_path("templates/shop.service"), UNIT.replace("/srv/dunlin-shop/current/", ""))
         .unwrap();
-    shop.deploy(&[]).assert_status(3).assert_stderr_contains(&["dunlin-shop.service", "bin/run.sh"]);
+    let fault = shop.deploy(&[]).assert_status(3);
     std::fs::write(shop.project.file_path("templates/shop.service"), UNIT).unwrap();
     let listen = "systemd-run --quiet --unit=dunlin-stranger --property=Type=forking \
         /usr/sbin/nginx -g 'pid /run/dunlin-shop-stranger.pid; error_log stderr;' -c /run/dunlin-shop-stranger.conf";
     let config = "events {} http { access_log off; server { listen 8088; return 200 \"stranger\"; } }";
     fleet.run_as_root("redis-03", &format!("echo '{config}' >/run/dunlin-shop-stranger.conf; {listen}"));
-    shop.deploy(&[])
-        .assert_status(3)
-        .assert_stderr_contains(&["redis-03", "port 8088 is in use by dunlin-stranger.service"]);
+    let taken = shop.deploy(&[]).assert_status(3);
+    assert_snapshot("fleet-rollout-faults-before-any-change", &[&fault, &taken]);
     for host in SHOP_HOSTS {
         assert!(!shop.host_has(host, "[ -e /srv/dunlin-shop/current ]"), "{host} was changed");
     }

@@ -4,7 +4,8 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::hosts::TestFleet;
-use crate::project::{CommandOutput, FleetProject};
+use crate::output::CommandOutput;
+use crate::project::FleetProject;
 
 pub const SHOP_HOSTS: [&str; 3] = ["redis-01", "redis-02", "redis-03"];
 pub const BALANCER: &str = "app-01";
