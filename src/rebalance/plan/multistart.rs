@@ -4,6 +4,11 @@
 //! First long walks that all start at the same assignment, then short ones that start at the best so far with some
 //! copies elsewhere (iterated local search; Lourenço, Martin, Stützle, "Iterated local search", 2003). Branch and bound
 //! improves the result of each walk.
+//!
+//! Without this search, 17 of the 500 fleets of `tests/cases/planner/optima.txt` miss the planner's bar: ten more plans
+//! move up to 1.078 times the bytes of the optimum, above the limit of 1.01, and seven of the fleets in `exceptions.txt`
+//! get worse than they are (85 and 435 from 1.016 and 1.022 to 1.073 and 1.089 times). With it, a plan of such a fleet
+//! takes four times the processor time, on average 0.3 s instead of 0.08 s.
 
 use super::annealing::{Annealer, MoveBudget, PenaltyWeights, cooling_schedule, problem_size};
 use super::assignment::{Assignment, Penalty, is_within};
