@@ -1,10 +1,13 @@
 //! `dunlin.toml`: the paths of a project. Only this module reads the file, and only here is the search path of the
 //! files of steps.
 
+mod digest_key;
+
 use std::path::{Path, PathBuf};
 
 use crate::inventory::fields::{self, TableReader};
 use crate::inventory::{Diagnostic, Diagnostics, SourceFile, read_source};
+pub use digest_key::load_digest_key;
 
 /// The parts of a project, all paths as they can be opened from the current folder.
 #[derive(Clone, Debug, PartialEq, Eq)]

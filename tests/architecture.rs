@@ -44,8 +44,8 @@ const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
     ("resources", &["plan", "shards", "atomic_file", "host_fs", "poll", "process", "duration"]),
     // `plan`: a binary's digest is compared with that of the agent.
     ("fleet", &["transport", "protocol", "plan", "token_bucket"]),
-    // Where the parts of a project are, and the mistakes in `dunlin.toml`.
-    ("project", &["inventory"]),
+    // Where the parts of a project are, and the mistakes in `dunlin.toml`. `plan`: the key that seals plans.
+    ("project", &["inventory", "plan"]),
     // Certificates of Redis instances, beside the secrets of the inventory.
     ("certificates", &["inventory", "atomic_file", "private_file"]),
     // `protocol`: a host's facts, and the catalog that comes out of it.
@@ -133,8 +133,20 @@ const AGENT_MODULES: &[&str] = &[
     "process",
     "token_bucket",
 ];
-const CONTROLLER_MODULES: &[&str] =
-    &["plan", "playbook", "fleet", "inventory", "journal", "protocol", "transport", "shards", "atomic_file", "poll"];
+const CONTROLLER_MODULES: &[&str] = &[
+    "plan",
+    "playbook",
+    "project",
+    "fleet",
+    "inventory",
+    "journal",
+    "protocol",
+    "transport",
+    "shards",
+    "atomic_file",
+    "poll",
+    "process",
+];
 
 /// From these layers, `transport` may only be imported for its errors.
 const ERROR_TYPE_MODULES: &[&str] = &["provision", "deploy", "rebalance"];

@@ -4,6 +4,7 @@
 mod authority;
 mod secrets_document;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Result, bail};
@@ -13,7 +14,9 @@ pub use authority::{CaKey, ca_key_path, replace_ca_key};
 use secrets_document::SecretsDocument;
 
 use crate::atomic_file::replace_text;
-use crate::inventory::{Certificate, CertificateProblem, InventoryHost, TlsCertificates};
+use crate::inventory::{
+    Certificate, CertificateProblem, InventoryHost, TlsCertificates, certificate_table_key, is_var_name,
+};
 
 /// Selects the certificates to replace beside those that are missing or wrong.
 #[derive(Clone, Debug, Default)]
@@ -59,6 +62,24 @@ impl CertificatePlan<'_> {
     pub fn has_work(&self) -> bool {
         matches!(self.ca, SigningCa::New(_)) || self.rows.iter().any(|row| row.reason.is_some())
     }
+}
+
+/// Checks that every host can have a table of its own in the secrets.
+///
+/// # Errors
+/// The name of a host cannot be a key, or two names are the same key.
+pub fn ensure_own_tables(hosts: &[&InventoryHost]) -> Result<()> {
+    let mut keys = BTreeMap::new();
+    for host in hosts {
+        let key = certificate_table_key(&host.name);
+        if !is_var_name(&key) {
+            bail!("{}: the name of a host with TLS is made of letters, digits, `_` and `-`", host.name);
+        }
+        if let Some(other) = keys.insert(key, &host.name) {
+            bail!("{other} and {} have the same table of secrets: rename one of them", host.name);
+        }
+    }
+    Ok(())
 }
 
 /// Plans the certificates of the hosts. `folder` is that of the inventory.

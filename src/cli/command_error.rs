@@ -4,6 +4,7 @@ use super::exit::Exit;
 use super::outcome::CommandOutcome;
 use crate::inventory::Diagnostics;
 use crate::plan::{ChangeCounts, format_count};
+use crate::rebalance::run_error::{RunError, RunErrorKind};
 use crate::rebalance::state_files::StateFileError;
 use crate::report::Reporter;
 
@@ -89,6 +90,17 @@ pub fn count_findings(found: &Diagnostics) -> String {
 impl From<anyhow::Error> for CommandError {
     fn from(source: anyhow::Error) -> Self {
         Self::new(Exit::Error, source)
+    }
+}
+
+impl From<RunError> for CommandError {
+    fn from(error: RunError) -> Self {
+        let exit = match error.kind {
+            RunErrorKind::InvalidRequest => Exit::Usage,
+            RunErrorKind::Refused => Exit::Refused,
+            RunErrorKind::Failed => Exit::Error,
+        };
+        Self { hints: error.hints, ..Self::new(exit, error.source) }
     }
 }
 

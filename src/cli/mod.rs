@@ -6,7 +6,6 @@ mod completions;
 mod confirm;
 mod connect_args;
 mod deploy;
-mod digest_key;
 mod exec;
 mod exit;
 mod history;

@@ -2,32 +2,14 @@
 
 use std::path::Path;
 
-use dunlin_shards::ShardMap;
-
 use super::CommonArgs;
 use super::command_error::CommandError;
 use super::connect_args::InventoryArgs;
-use super::digest_key::load_digest_key;
 use super::exit::Exit;
-use crate::inventory::{Diagnostics, Inventory, InventoryHost, Selector, SourceFile};
-use crate::playbook::{Compiler, CompilerInput, Playbook, StepSelection, Templates, load_shard_map};
-use crate::project::Project;
-
-/// A loaded environment: inventory and shard map.
-pub struct Environment {
-    /// The hosts.
-    pub inventory: Inventory,
-    /// The shard map and its text, if the inventory has one.
-    pub map: Option<(ShardMap, SourceFile)>,
-}
-
-/// The plays of a playbook and the templates.
-pub struct PlaybookFiles {
-    /// The playbook.
-    pub playbook: Playbook,
-    /// The templates.
-    pub templates: Templates,
-}
+use crate::inventory::{Diagnostics, Inventory, InventoryHost, Selector};
+use crate::playbook::{Compiler, CompilerInput, StepSelection, Templates};
+pub use crate::playbook::{Environment, PlaybookFiles};
+use crate::project::{Project, load_digest_key};
 
 /// Finds the project in the current folder or above it. `--inventory` replaces the inventory of `dunlin.toml`.
 ///
@@ -60,10 +42,8 @@ pub fn find_project_into(inventory: &InventoryArgs, found: &mut Diagnostics) -> 
 /// Returns an error if files have mistakes; all of them are reported, with their positions.
 pub fn load_environment(project: &Project, common: &CommonArgs) -> Result<Environment, CommandError> {
     let mut found = Diagnostics::new();
-    let loaded = Inventory::load_folder(&project.inventory);
-    found.extend(loaded.diagnostics);
-    let map = load_shard_map(&project.inventory, loaded.inventory.as_ref(), &mut found);
-    finish_loading(loaded.inventory.map(|inventory| Environment { inventory, map }), &found, common)
+    let loaded = Environment::load(project, &mut found);
+    finish_loading(loaded, &found, common)
 }
 
 /// Loads a playbook (by default the project's) and the templates.
@@ -76,9 +56,8 @@ pub fn load_plays(
     common: &CommonArgs,
 ) -> Result<PlaybookFiles, CommandError> {
     let mut found = Diagnostics::new();
-    let templates = Templates::load_folder(&project.templates, &mut found);
-    let playbook = Playbook::load_file(playbook.unwrap_or(&project.playbook), &mut found);
-    finish_loading(playbook.map(|playbook| PlaybookFiles { playbook, templates }), &found, common)
+    let plays = PlaybookFiles::load(project, playbook, &mut found);
+    finish_loading(plays, &found, common)
 }
 
 /// Loads the templates.

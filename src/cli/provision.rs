@@ -9,7 +9,6 @@ use super::CommonArgs;
 use super::command_error::CommandError;
 use super::confirm::require_confirmation;
 use super::connect_args::ConnectArgs;
-use super::digest_key::load_digest_key;
 use super::exit::Exit;
 use super::host_locks::{lock_hosts, lock_request};
 use super::outcome::CommandOutcome;
@@ -20,7 +19,7 @@ use crate::fleet::{Fleet, Session};
 use crate::inventory::{Inventory, InventoryHost, nearest_words};
 use crate::plan::{HostPlan, format_count};
 use crate::playbook::{Compiler, Playbook, StepSelection};
-use crate::project::Project;
+use crate::project::{Project, load_digest_key};
 use crate::provision::{
     self, HostOutcome, PlanHostError, PlannedHost, PlannedHosts, SavedPlanError, SavedProvisionPlan,
 };

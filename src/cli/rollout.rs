@@ -6,7 +6,6 @@ use super::CommonArgs;
 use super::command_error::CommandError;
 use super::confirm::require_confirmation;
 use super::connect_args::ConnectArgs;
-use super::digest_key::load_digest_key;
 use super::exit::Exit;
 use super::host_locks::{lock_hosts, lock_request, operator_id};
 use super::outcome::CommandOutcome;
@@ -17,7 +16,7 @@ use crate::deploy::rollout::{Goal, Notifier, ReleaseSettings, RolloutEvent, Roll
 use crate::inventory::{Inventory, InventoryHost};
 use crate::plan::{ChangeCounts, HostPlan};
 use crate::playbook::SecretRedactor;
-use crate::project::Project;
+use crate::project::{Project, load_digest_key};
 use crate::protocol::deploy::ServiceName;
 use crate::report::{
     ProgressBars, Reporter, describe_holder, format_summary, report_maintenance, report_rollout_event,

@@ -1,6 +1,5 @@
 //! Applies shard moves and prints their outcome, for `shard-rebalance`, `shards resume` and `shards move-back`.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use dunlin_shards::ShardId;
@@ -16,10 +15,11 @@ use crate::inventory::ByteSize;
 use crate::plan::{ChangeCounts, format_count};
 use crate::protocol::Event;
 use crate::rebalance::RebalanceContext;
-use crate::rebalance::apply::{MoveObserver, PlannedMove, RebalanceOutcome, apply_moves, preflight_moves};
+use crate::rebalance::apply::{PlannedMove, RebalanceOutcome, preflight_moves};
 use crate::rebalance::finish::{ApplyOptions, MoveResult};
 use crate::rebalance::needs::DemandOptions;
 use crate::rebalance::plan::{RebalancePlan, Role};
+use crate::rebalance::run_moves::{MovesRequest, RunObserver, run_moves};
 use crate::report::{ProgressBars, Reporter};
 
 /// The counts of the last JSON event.
@@ -86,7 +86,7 @@ pub async fn lock_hosts_and_start_run(
     id: &str,
     reporter: &Reporter,
 ) -> Result<(), CommandError> {
-    let hosts = files.shard_hosts()?.into_iter().map(|host| host.name.clone());
+    let hosts = files.cluster.shard_hosts()?.into_iter().map(|host| host.name.clone());
     let hosts: Vec<String> = hosts.filter(|host| !context.hosts.unreachable.contains(host)).collect();
     let sessions =
         hosts.iter().map(|host| context.hosts.get_session(host)).collect::<anyhow::Result<Vec<&Session>>>()?;
@@ -135,40 +135,31 @@ pub async fn apply_and_report(
     totals: &mut RunTotals,
 ) -> Result<Exit, CommandError> {
     totals.moves = request.moves.len();
-    files.state.save_pending_moves(request.moves)?;
-    files.state.save_throttle(&context.options.throttle_limits())?;
     let (progress, begin) = (ProgressBars::new(reporter.json, reporter.style.quiet), Instant::now());
-    let on_progress = |host: &str, event: &Event| print_event(reporter, &progress, host, event);
-    let unfinished = Mutex::new(request.moves.to_vec());
-    let on_finished = |step: &PlannedMove, result: &anyhow::Result<MoveResult>| {
-        if let Ok(moved) = result {
-            // A shard that moves away and back is where it was: only this file says that it has moved.
-            let mut unfinished = unfinished.lock().unwrap_or_else(PoisonError::into_inner);
-            unfinished.retain(|other| other.move_key() != step.move_key());
-            if let Err(error) = files.state.save_pending_moves(&unfinished) {
-                reporter.report_failure(&format!("shard {}", step.shard), &format!("{error:#}"), None);
-            }
+    let observer = RunObserver {
+        on_progress: &|host, event| print_event(reporter, &progress, host, event),
+        on_moved: &|step, moved| {
             reporter.print_json("moved", json!({
                 "shard": step.shard, "from": step.from, "to": step.to, "bytes": moved.bytes,
                 "role": step.role, "gap_ms": to_milliseconds(moved.gap_us), "seconds": moved.seconds, "not_retired": moved.retire_blocked,
             }));
             progress.print_line(&format_moved(step, moved));
-        }
+        },
+        on_unsaved: &|step, error| {
+            reporter.report_failure(&format!("shard {}", step.shard), &format!("{error:#}"), None);
+        },
     };
-    let observer = MoveObserver { on_progress: &on_progress, on_finished: &on_finished };
-    let outcome = apply_moves(context, request.moves, request.id, request.options, &observer).await;
+    let moves = MovesRequest { id: request.id, moves: request.moves, options: request.options };
+    let finished = run_moves(&files.cluster.state, context, &moves, &observer).await;
     progress.clear_bars();
-    let remaining: Vec<PlannedMove> =
-        request.moves.iter().filter(|step| !outcome.moved.contains_key(&step.move_key())).cloned().collect();
-    files.state.save_pending_moves(&remaining)?;
-    totals.failed = outcome.failed.len();
-    print_outcome(&outcome, request, begin.elapsed().as_secs_f64(), reporter);
+    let run = finished?;
+    totals.failed = run.outcome.failed.len();
+    print_outcome(&run.outcome, request, begin.elapsed().as_secs_f64(), reporter);
     let is_interrupted = context.hosts.fleet.cancellation.is_cancelled();
     if is_interrupted {
-        print_interrupted(&outcome, &remaining, reporter);
+        print_interrupted(&run.outcome, &run.remaining, reporter);
     }
-    let any_not_retired = outcome.moved.values().any(|moved| moved.retire_blocked.is_some());
-    Ok(match (remaining.is_empty() && !any_not_retired, is_interrupted) {
+    Ok(match (run.is_complete(), is_interrupted) {
         (true, _) => Exit::Done,
         (false, true) => Exit::Interrupted,
         (false, false) => Exit::Partial,

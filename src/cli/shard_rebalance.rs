@@ -8,25 +8,27 @@ use super::CommonArgs;
 use super::command_error::CommandError;
 use super::confirm::require_confirmation;
 use super::connect_args::ConnectArgs;
-use super::digest_key::load_digest_key;
 use super::exit::Exit;
 use super::outcome::CommandOutcome;
-use super::plan_args::{PlanArgs, load_observation, load_plan, save_plan};
+use super::output_file::write_output_file;
+use super::plan_args::PlanArgs;
 use super::project::find_project;
 use super::shard_apply::{
     ApplyRequest, Estimate, RunTotals, apply_and_report, lock_hosts_and_start_run, run_preflight,
 };
 use super::shard_files::ShardFiles;
 use super::throttle_args::ThrottleArgs;
-use crate::plan::DigestKey;
-use crate::rebalance::apply::{PlannedMove, planned_moves};
+use crate::plan::{DigestKey, to_sealed_json};
+use crate::project::load_digest_key;
+use crate::rebalance::apply::planned_moves;
 
 use crate::rebalance::finish::ApplyOptions;
 use crate::rebalance::needs::DemandOptions;
 use crate::rebalance::observation::Observation;
+use crate::rebalance::observe::observe_for_plan;
 use crate::rebalance::plan_file::SavedPlan;
-use crate::rebalance::start_check::{StartBlocker, find_start_blocker};
-use crate::rebalance::{RebalanceContext, observe};
+use crate::rebalance::planning::{load_observation, load_plan, make_plan};
+use crate::rebalance::start_check::{ensure_no_pending_moves, ensure_unchanged};
 use crate::report::{Reporter, format_rebalance};
 
 /// Rebalance shards across hosts, moving as few bytes as possible
@@ -72,8 +74,8 @@ impl ShardRebalance {
     /// Observes, plans, shows the plan, asks for confirmation, and moves shards.
     ///
     /// # Errors
-    /// Returns an error if files have mistakes, a host or shard does not answer, no plan is possible, preflight fails,
-    /// or another run holds a lock.
+    /// Files have mistakes, a host or shard does not answer, no plan is possible, preflight fails, or another run holds a
+    /// lock.
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
         let (reporter, id, mut totals) = (common.new_reporter(), common.run.to_string(), RunTotals::default());
         let result = self.run_rebalance(common, &id, &reporter, &mut totals).await;
@@ -93,20 +95,17 @@ impl ShardRebalance {
             return self.print_plan(&plan, reporter, common);
         }
         let files = ShardFiles::load(&self.connect, common)?;
-        let pending = files.state.load_pending_moves()?;
-        if !self.dry_run && !pending.is_empty() {
-            return Err(in_progress_error("a rebalance is in progress or was interrupted"));
+        if self.dry_run {
+            // A file that cannot be used is an error here too.
+            files.cluster.state.load_pending_moves()?;
+        } else {
+            ensure_no_pending_moves(&files.cluster)?;
         }
         let fleet = files.build_fleet(common)?;
         let mut context = files.connect_all(&fleet, common).await?;
         context.options.throttle = self.throttle.to_overrides();
         context.options.allow_reencoding = self.allow_reencoding;
-        let map = files.shard_map()?;
-        let primaries = observe::observe_primaries(&context, map).await.map_err(|error| {
-            CommandError::new(Exit::Refused, error)
-                .with_hint("dunlin shards status; if moves are in progress, dunlin shards resume")
-        })?;
-        let observation = observe::build_observation(&context, map, &files.shard_hosts()?, &primaries);
+        let observation = observe_for_plan(&files.cluster, &context).await?;
         let saved_plan = self.load_or_make_plan(observation, reporter, common)?;
         let plan = &saved_plan.plan;
         totals.moves = plan.moves.len();
@@ -125,7 +124,7 @@ impl ShardRebalance {
             require_confirmation("Move these shards?", self.yes)?;
         }
         lock_hosts_and_start_run(&files, &mut context, "shard-rebalance", id, reporter).await?;
-        ensure_unchanged(&files, &context, &moves).await?;
+        ensure_unchanged(&files.cluster, &context, &moves).await?;
         run_preflight(&context, &moves, id, demand, reporter).await?;
         let options = ApplyOptions {
             keep_source: self.keep_source,
@@ -145,7 +144,8 @@ impl ShardRebalance {
         common: &CommonArgs,
     ) -> Result<SavedPlan, CommandError> {
         let Some(file) = &self.plan else {
-            return self.plan_args.make_plan(observation, self.what_if.as_deref(), self.throttle.to_transfer_limits());
+            let options = self.plan_args.to_options(self.throttle.to_transfer_limits());
+            return Ok(make_plan(observation, options, self.what_if.as_deref())?);
         };
         let (plan, drift) = load_plan(file, &observation, &self.load_seal_key(common)?)?;
         for change in drift {
@@ -172,47 +172,9 @@ impl ShardRebalance {
             reporter.print_painted_data(format_rebalance(plan, reporter.style).trim_end());
         }
         if let Some(file) = &self.out {
-            save_plan(file, saved_plan, &self.load_seal_key(common)?)?;
+            let text = to_sealed_json(saved_plan, &self.load_seal_key(common)?).map_err(anyhow::Error::from)?;
+            write_output_file(file, text.as_bytes())?;
         }
         Ok(if self.detailed_exitcode && !plan.is_empty() { Exit::Pending } else { Exit::Done })
     }
-}
-
-/// Returns the error for a command that starts no moves while others are in progress.
-pub fn in_progress_error(reason: &str) -> CommandError {
-    CommandError::with_message(Exit::Refused, format!("{reason}; no changes were made"))
-        .with_hint("dunlin shards status")
-        .with_hint("dunlin shards resume, or dunlin shards abort")
-}
-
-/// Checks under the locks that the map is the one of the plan and the published one, and that no moves are in progress.
-///
-/// # Errors
-/// Returns an error if something has changed since the plan was made.
-pub async fn ensure_unchanged(
-    files: &ShardFiles,
-    context: &RebalanceContext<'_>,
-    planned_moves: &[PlannedMove],
-) -> Result<(), CommandError> {
-    let map = files.shard_map()?;
-    let Some(blocker) = find_start_blocker(context, map, planned_moves).await? else { return Ok(()) };
-    Err(match blocker {
-        StartBlocker::NewerMap { epoch } => {
-            let text = format!(
-                "{} has epoch {}, but epoch {epoch} is published; no changes were made",
-                context.map_file.path.display(),
-                map.epoch.0
-            );
-            CommandError::with_message(Exit::Refused, text)
-                .with_hint("get the newer map, or update this one with dunlin shards resume")
-        }
-        StartBlocker::SourceKept { shard } => {
-            let text = format!("the old instance of shard {shard} is still its replica");
-            CommandError::with_message(Exit::Refused, format!("{text}; no changes were made"))
-                .with_hint("dunlin shards resume retires it, dunlin shards move-back returns to it")
-        }
-        StartBlocker::MoveInProgress { shard } => {
-            in_progress_error(&format!("a move of shard {shard} is in progress or was interrupted"))
-        }
-    })
 }

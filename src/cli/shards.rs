@@ -17,7 +17,7 @@ mod verify;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use dry_run::{DryRunArgs, MoveAction};
+use dry_run::DryRunArgs;
 use dunlin_shards::ShardId;
 use serde_json::json;
 
@@ -33,7 +33,9 @@ use crate::protocol::shard::{MoveState, ReplicationRole};
 use crate::rebalance::RebalanceContext;
 
 use crate::rebalance::describe_status::describe_status;
-use crate::rebalance::resume::{LatestMoves, MoveStatus, abort_move, list_latest_moves, move_status};
+use crate::rebalance::move_action::MoveAction;
+use crate::rebalance::open_moves::{OpenMove, list_open_moves};
+use crate::rebalance::resume::{MoveStatus, abort_move, list_latest_moves};
 use crate::report::Reporter;
 
 /// Inspect and manage shards
@@ -109,8 +111,7 @@ impl ShardsArgs {
     /// Runs the subcommand.
     ///
     /// # Errors
-    /// Returns an error if files have mistakes, a host cannot be reached, a move needs manual intervention, or another
-    /// run holds a lock.
+    /// Files have mistakes, a host cannot be reached, a move needs manual intervention, or another run holds a lock.
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
         let (reporter, id, mut totals) = (common.new_reporter(), common.run.to_string(), RunTotals::default());
         let result = async {
@@ -155,30 +156,7 @@ impl ShardsArgs {
 }
 
 impl ShardsContext<'_> {
-    /// Returns the moves that are not finished, ascending by shard.
-    fn list_open_moves<'j>(
-        &self,
-        context: &RebalanceContext<'_>,
-        latest_moves: &'j LatestMoves,
-    ) -> Result<Vec<(&'j MoveState, MoveStatus)>, CommandError> {
-        let map = context.map_file.read()?;
-        let statuses = latest_moves.values().map(|(_, state)| (state, move_status(context, &map, state)));
-        Ok(statuses.filter(|(_, status)| *status != MoveStatus::Finished).collect())
-    }
-
-    /// Checks that the map has these shards.
-    ///
-    /// # Errors
-    /// Returns an error if the map does not have one of the shards (exit 64).
-    fn ensure_shards_exist(&self, shards: &[ShardId]) -> Result<(), CommandError> {
-        let map = self.files.shard_map()?;
-        match shards.iter().find(|shard| map.shards.iter().all(|entry| entry.id != **shard)) {
-            None => Ok(()),
-            Some(shard) => Err(CommandError::with_message(Exit::Usage, format!("no shard {shard} in the map"))),
-        }
-    }
-
-    fn print_moves(&self, open_moves: &[(&MoveState, MoveStatus)]) {
+    fn print_moves(&self, open_moves: &[OpenMove<'_>]) {
         for (state, status) in open_moves {
             self.reporter.print_data(&format_move(state, *status));
             self.reporter.print_json("move", json!({
@@ -196,13 +174,12 @@ impl ShardsContext<'_> {
         }
         if !yes {
             let latest_moves = list_latest_moves(&context).await?;
-            self.print_moves(&self.list_open_moves(&context, &latest_moves)?);
+            self.print_moves(&list_open_moves(&context, &latest_moves)?);
             require_confirmation("Roll back the moves that have not cut over?", yes)?;
         }
         lock_hosts_and_start_run(self.files, &mut context, "shards abort", &self.run_id, &self.reporter).await?;
         let found = list_latest_moves(&context).await?;
-        let (revertible, to_finish): (Vec<_>, Vec<_>) = self
-            .list_open_moves(&context, &found)?
+        let (revertible, to_finish): (Vec<_>, Vec<_>) = list_open_moves(&context, &found)?
             .into_iter()
             .partition(|(state, status)| MoveAction::for_abort(state, *status).is_some_and(MoveAction::is_rollback));
         let mut is_skipped = false;
@@ -232,7 +209,7 @@ impl ShardsContext<'_> {
         if context.hosts.fleet.cancellation.is_cancelled() && (totals.failed > 0 || is_unfinished || is_skipped) {
             return Ok(self.report_interrupted());
         }
-        self.files.state.save_pending_moves(&[])?;
+        self.files.cluster.state.save_pending_moves(&[])?;
         Ok(if totals.failed > 0 || is_unfinished { Exit::Partial } else { Exit::Done })
     }
 }
@@ -246,8 +223,8 @@ impl ShardsContext<'_> {
         totals: &mut RunTotals,
     ) -> Result<Exit, CommandError> {
         let found = list_latest_moves(context).await?;
-        let open_moves = self.list_open_moves(context, &found)?;
-        let pending = self.files.state.load_pending_moves()?;
+        let open_moves = list_open_moves(context, &found)?;
+        let pending = self.files.cluster.state.load_pending_moves()?;
         self.print_moves(&open_moves);
         totals.moves = self.print_actions(&open_moves, MoveAction::for_abort);
         self.print_planned_moves(&pending, MoveAction::Discard);

@@ -8,6 +8,7 @@ pub mod apply;
 pub mod create_replicas;
 pub mod observe;
 mod replica_placement;
+pub mod request;
 mod select_candidate;
 
 use std::collections::BTreeSet;

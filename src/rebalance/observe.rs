@@ -7,7 +7,9 @@ use dunlin_shards::{ShardId, ShardMap};
 use serde_json::Value;
 
 use super::RebalanceContext;
+use super::cluster_files::ClusterFiles;
 use super::observation::{HostLoad, Observation, ShardLoad};
+use super::run_error::{RunError, RunErrorKind, RunResult};
 use crate::inventory::InventoryHost;
 use crate::protocol::call;
 use crate::protocol::shard::{self, ObservedInstance};
@@ -48,6 +50,18 @@ pub async fn observe_primaries(
     map: &ShardMap,
 ) -> Result<BTreeMap<ShardId, ObservedInstance>> {
     observe_reachable_primaries(context, map).await.into_complete()
+}
+
+/// Observes the cluster for a plan of moves.
+///
+/// # Errors
+/// A primary does not answer.
+pub async fn observe_for_plan(cluster: &ClusterFiles, context: &RebalanceContext<'_>) -> RunResult<Observation> {
+    let primaries = observe_primaries(context, &cluster.map).await.map_err(|error| {
+        RunError::new(RunErrorKind::Refused, error)
+            .with_hint("dunlin shards status; if moves are in progress, dunlin shards resume")
+    })?;
+    Ok(build_observation(context, &cluster.map, &cluster.shard_hosts()?, &primaries))
 }
 
 /// Observes the primaries of the map that answer.

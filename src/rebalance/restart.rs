@@ -4,11 +4,13 @@
 //! old one. So the instance that serves after the second move has all changed settings, and a restart has the locks,
 //! the throttle, the journal and the recovery of moves.
 
-use dunlin_shards::ShardId;
+use dunlin_shards::{Shard, ShardId};
 
 use super::apply::PlannedMove;
+use super::cluster_files::ClusterFiles;
 use super::observation::Observation;
 use super::plan::{Infeasible, PlanOptions, Role, ShardSelection, TransferLimits, plan};
+use super::run_error::{RunError, RunResult};
 
 /// The shards to restart, and how.
 #[derive(Clone, Debug, Default)]
@@ -23,11 +25,51 @@ pub struct RestartOptions {
     pub concurrency: usize,
 }
 
+impl RestartOptions {
+    /// Selects the primaries on a host, or else the shards, which are to be in the map.
+    ///
+    /// # Errors
+    /// The cluster has no such host, or the shard is on the host that it would move through.
+    pub fn select_shards(&mut self, cluster: &ClusterFiles, host: Option<&String>) -> RunResult<()> {
+        cluster.ensure_shards_exist(&self.shards)?;
+        let hosts = cluster.shard_hosts()?;
+        if let Some(unknown) =
+            host.into_iter().chain(&self.via).find(|name| hosts.iter().all(|host| host.name != **name))
+        {
+            return Err(RunError::invalid_request(format!("{unknown} is not a host of shards"))
+                .with_hint("dunlin shards status lists the hosts of shards"));
+        }
+        let is_selected = |entry: &&Shard| match host {
+            Some(host) => entry.host == *host,
+            None => self.shards.contains(&entry.id),
+        };
+        let selected: Vec<&Shard> = cluster.map.shards.iter().filter(is_selected).collect();
+        if let Some(entry) = selected.iter().find(|entry| self.via.as_ref() == Some(&entry.host)) {
+            let text = format!("shard {} is on {}; --via must name another host", entry.id, entry.host);
+            return Err(RunError::invalid_request(text));
+        }
+        self.shards = selected.iter().map(|entry| entry.id).collect();
+        self.shards.sort_unstable();
+        Ok(())
+    }
+}
+
+/// Plans the moves of a restart, or returns the error with the next step.
+///
+/// # Errors
+/// No host may receive a shard.
+pub fn plan_restart_moves(observation: &Observation, options: &RestartOptions) -> RunResult<Vec<PlannedMove>> {
+    plan_restart(observation, options).map_err(|infeasible| {
+        RunError::refused(format!("no plan is possible ({}): {}", infeasible.rule, infeasible.message))
+            .with_hint("name a host with --via, or add one: dunlin provision-new-host")
+    })
+}
+
 /// Plans the moves of a restart: of each group of shards, those to other hosts, then those back.
 ///
 /// # Errors
 /// Returns the violated rule if no host may receive a shard.
-pub fn plan_restart(observation: &Observation, options: &RestartOptions) -> Result<Vec<PlannedMove>, Infeasible> {
+fn plan_restart(observation: &Observation, options: &RestartOptions) -> Result<Vec<PlannedMove>, Infeasible> {
     if options.stay {
         return plan_departure(observation, options, &options.shards, true);
     }

@@ -4,12 +4,14 @@ use anyhow::Result;
 use dunlin_shards::{ShardId, ShardMap};
 
 use super::apply::PlannedMove;
+use super::cluster_files::ClusterFiles;
 use super::resume::{MoveStatus, list_latest_moves, move_status};
+use super::run_error::{RunError, RunResult};
 use super::{RebalanceContext, publish};
 
 /// Reason why the moves of a plan must not start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StartBlocker {
+enum StartBlocker {
     /// The map of the plan is not the current one.
     NewerMap {
         /// Epoch of the newer map.
@@ -31,7 +33,7 @@ pub enum StartBlocker {
 ///
 /// # Errors
 /// Returns an error if the map file cannot be read, or a host does not answer.
-pub async fn find_start_blocker(
+async fn find_start_blocker(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
     moves: &[PlannedMove],
@@ -52,4 +54,52 @@ pub async fn find_start_blocker(
         }
     }
     Ok(None)
+}
+
+/// Checks under the locks that the map is the one of the plan and the published one, and that no moves are in progress.
+///
+/// # Errors
+/// Something has changed since the plan was made, or a host does not answer.
+pub async fn ensure_unchanged(
+    cluster: &ClusterFiles,
+    context: &RebalanceContext<'_>,
+    planned_moves: &[PlannedMove],
+) -> RunResult<()> {
+    let map = &cluster.map;
+    let Some(blocker) = find_start_blocker(context, map, planned_moves).await? else { return Ok(()) };
+    Err(match blocker {
+        StartBlocker::NewerMap { epoch } => {
+            let text = format!(
+                "{} has epoch {}, but epoch {epoch} is published; no changes were made",
+                context.map_file.path.display(),
+                map.epoch.0
+            );
+            RunError::refused(text).with_hint("get the newer map, or update this one with dunlin shards resume")
+        }
+        StartBlocker::SourceKept { shard } => {
+            let text = format!("the old instance of shard {shard} is still its replica; no changes were made");
+            RunError::refused(text).with_hint("dunlin shards resume retires it, dunlin shards move-back returns to it")
+        }
+        StartBlocker::MoveInProgress { shard } => {
+            in_progress_error(&format!("a move of shard {shard} is in progress or was interrupted"))
+        }
+    })
+}
+
+/// Checks that no earlier run has moves to finish.
+///
+/// # Errors
+/// One has, or the file of pending moves cannot be used.
+pub fn ensure_no_pending_moves(cluster: &ClusterFiles) -> RunResult<()> {
+    if cluster.state.load_pending_moves()?.is_empty() {
+        return Ok(());
+    }
+    Err(in_progress_error("a rebalance is in progress or was interrupted"))
+}
+
+/// Returns the error of a run that starts no moves while others are in progress.
+fn in_progress_error(reason: &str) -> RunError {
+    RunError::refused(format!("{reason}; no changes were made"))
+        .with_hint("dunlin shards status")
+        .with_hint("dunlin shards resume, or dunlin shards abort")
 }

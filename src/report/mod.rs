@@ -1,5 +1,6 @@
 //! Plans and events as text, or as one JSON event per line. Results go to stdout, everything else to stderr.
 
+mod capacity_text;
 mod escape;
 mod failover_text;
 mod json;
@@ -13,6 +14,7 @@ mod run_log;
 mod service_text;
 mod style;
 
+pub use capacity_text::format_forecast;
 pub use escape::{escape_line, escape_text};
 pub use failover_text::format_failover;
 pub use plan_text::{format_plan, format_summary};

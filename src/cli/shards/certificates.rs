@@ -6,12 +6,12 @@ use serde_json::json;
 use super::ShardsContext;
 use super::dry_run::DryRunArgs;
 use crate::certificates::{
-    CertificateOptions, CertificatePlan, HostRow, SigningCa, ca_key_path, plan_certificates, replace_ca_key,
-    write_certificates,
+    CertificateOptions, CertificatePlan, HostRow, SigningCa, ca_key_path, ensure_own_tables, plan_certificates,
+    replace_ca_key, write_certificates,
 };
 use crate::cli::command_error::CommandError;
 use crate::cli::exit::Exit;
-use crate::inventory::{InventoryHost, TlsCertificates, certificate_table_key, is_var_name};
+use crate::inventory::TlsCertificates;
 
 /// The flags of `shards certificates`.
 #[derive(Debug, Args)]
@@ -35,9 +35,12 @@ impl ShardsContext<'_> {
     /// # Errors
     /// Returns an error if a file cannot be read or written, or the CA's key is not on this machine.
     pub fn update_certificates(&self, args: &CertificatesArgs) -> Result<Exit, CommandError> {
-        let hosts = self.files.shard_hosts()?;
-        ensure_hosts(&hosts, &args.host)?;
-        let inventory = &self.files.loaded.inventory;
+        let hosts = self.files.cluster.shard_hosts()?;
+        if let Some(unknown) = args.host.iter().find(|name| hosts.iter().all(|host| host.name != **name)) {
+            return Err(CommandError::with_message(Exit::Usage, format!("--host {unknown}: not a host of shards")));
+        }
+        ensure_own_tables(&hosts)?;
+        let inventory = &self.files.cluster.inventory;
         let certificates = TlsCertificates::from_secrets(inventory.secrets())?;
         let options = CertificateOptions { renew: args.renew, hosts: args.host.clone(), new_ca: args.new_ca };
         if !args.dry_run.dry_run {
@@ -55,7 +58,7 @@ impl ShardsContext<'_> {
         if args.dry_run.dry_run || !has_work {
             return Ok(args.dry_run.exit(has_work));
         }
-        write_certificates(inventory.dir(), &self.files.shard_map()?.cluster, plan, &certificates)?;
+        write_certificates(inventory.dir(), &self.files.cluster.map.cluster, plan, &certificates)?;
         self.reporter.print_status("secrets.toml is written; next: dunlin provision");
         Ok(Exit::Done)
     }
@@ -87,24 +90,4 @@ impl ShardsContext<'_> {
             self.reporter.print_json("certificate", fields);
         }
     }
-}
-
-/// Checks the names of `--host`, and that every host has a table of its own in the secrets.
-fn ensure_hosts(hosts: &[&InventoryHost], named: &[String]) -> Result<(), CommandError> {
-    if let Some(unknown) = named.iter().find(|name| hosts.iter().all(|host| host.name != **name)) {
-        return Err(CommandError::with_message(Exit::Usage, format!("--host {unknown}: not a host of shards")));
-    }
-    let mut keys = std::collections::BTreeMap::new();
-    for host in hosts {
-        let key = certificate_table_key(&host.name);
-        if !is_var_name(&key) {
-            let text = format!("{}: the name of a host with TLS is made of letters, digits, `_` and `-`", host.name);
-            return Err(CommandError::with_message(Exit::Error, text));
-        }
-        if let Some(other) = keys.insert(key, &host.name) {
-            let text = format!("{other} and {} have the same table of secrets: rename one of them", host.name);
-            return Err(CommandError::with_message(Exit::Error, text));
-        }
-    }
-    Ok(())
 }

@@ -3,7 +3,6 @@
 use dunlin_shards::ShardId;
 
 use super::ShardsContext;
-use super::dry_run::MoveAction;
 use super::resume::ResumeArgs;
 use crate::cli::command_error::CommandError;
 use crate::cli::confirm::require_confirmation;
@@ -12,6 +11,8 @@ use crate::cli::shard_apply::{RunTotals, lock_hosts_and_start_run, print_event};
 use crate::rebalance::RebalanceContext;
 use crate::rebalance::apply::remaining_moves;
 use crate::rebalance::choose_instance::{HostChoice, assess_choice, discard_other_instance, open_chosen_instance};
+use crate::rebalance::move_action::MoveAction;
+use crate::rebalance::open_moves::list_open_moves;
 use crate::rebalance::resume::list_latest_moves;
 use crate::report::ProgressBars;
 
@@ -28,7 +29,7 @@ impl ShardsContext<'_> {
         host: &str,
         totals: &mut RunTotals,
     ) -> Result<Exit, CommandError> {
-        self.ensure_shards_exist(&[shard])?;
+        self.files.cluster.ensure_shards_exist(&[shard])?;
         let fleet = self.files.build_fleet(self.common)?;
         let mut context = self.files.connect_all(&fleet, self.common).await?;
         let choice = self.find_choice(&context, shard, host, true).await?;
@@ -66,7 +67,7 @@ impl ShardsContext<'_> {
         print: bool,
     ) -> Result<HostChoice, CommandError> {
         let latest_moves = list_latest_moves(context).await?;
-        let mut open_moves = self.list_open_moves(context, &latest_moves)?;
+        let mut open_moves = list_open_moves(context, &latest_moves)?;
         open_moves.retain(|(state, _)| state.shard == shard);
         let Some((state, _)) = open_moves.first() else {
             return Err(CommandError::with_message(Exit::Refused, format!("shard {shard} has no open move"))
@@ -84,10 +85,10 @@ impl ShardsContext<'_> {
 
     /// Removes finished moves from the pending ones, and names the next step if there are open or pending moves.
     async fn finish_choice(&self, context: &RebalanceContext<'_>) -> Result<Exit, CommandError> {
-        let remaining = remaining_moves(self.files.state.load_pending_moves()?, &context.map_file.read()?);
-        self.files.state.save_pending_moves(&remaining)?;
+        let remaining = remaining_moves(self.files.cluster.state.load_pending_moves()?, &context.map_file.read()?);
+        self.files.cluster.state.save_pending_moves(&remaining)?;
         let latest_moves = list_latest_moves(context).await?;
-        if !remaining.is_empty() || !self.list_open_moves(context, &latest_moves)?.is_empty() {
+        if !remaining.is_empty() || !list_open_moves(context, &latest_moves)?.is_empty() {
             self.reporter.print_status("moves are open or pending; next: dunlin shards resume");
         }
         Ok(Exit::Done)

@@ -2,10 +2,7 @@
 
 mod output;
 
-use std::collections::BTreeSet;
-
 use clap::Args;
-use dunlin_shards::ShardId;
 
 use super::ShardsContext;
 use crate::cli::command_error::CommandError;
@@ -13,11 +10,10 @@ use crate::cli::confirm::{require_confirmation, require_typed_text};
 use crate::cli::exit::Exit;
 use crate::cli::shard_apply::{RunTotals, lock_hosts_and_start_run, print_event};
 
+use crate::rebalance::RebalanceContext;
 use crate::rebalance::failover::apply::apply_failover;
-use crate::rebalance::failover::{
-    FailoverBlocker, FailoverOptions, FailoverPlan, FailoverScope, ReplicaToCreate, observe, plan_failover,
-};
-use crate::rebalance::{RebalanceContext, publish};
+use crate::rebalance::failover::request::plan_current_failover;
+use crate::rebalance::failover::{FailoverOptions, FailoverPlan, FailoverScope, ReplicaToCreate};
 use crate::report::ProgressBars;
 
 /// The flags of `shards failover`.
@@ -57,8 +53,9 @@ impl ShardsContext<'_> {
         let fleet = self.files.build_fleet(self.common)?;
         let (mut context, unreachable) = self.files.connect_reachable(&fleet).await?;
         self.report_unreachable_hosts(&unreachable)?;
-        let scope = self.parse_scope(args)?;
-        let plan = self.observe_and_plan(&context, &scope, args).await?;
+        let (cluster, options) = (&self.files.cluster, args.to_options());
+        let scope = FailoverScope::parse(cluster, &args.what)?;
+        let plan = plan_current_failover(cluster, &context, &scope, options).await?;
         totals.moves = plan.promotions.len() + plan.degraded_primaries.len() + plan.replicas_to_create.len();
         self.print_failover_plan(&plan)?;
         if plan.is_empty() {
@@ -70,7 +67,7 @@ impl ShardsContext<'_> {
         args.confirm_data_loss(&plan)?;
         lock_hosts_and_start_run(self.files, &mut context, "shards failover", &self.run_id, &self.reporter).await?;
         // Under the locks roles do not change: the plan must still be the confirmed one.
-        let again = self.observe_and_plan(&context, &scope, args).await?;
+        let again = plan_current_failover(cluster, &context, &scope, options).await?;
         if !again.has_same_decisions(&plan) {
             let text = "the instances have changed since the plan was shown; no changes were made";
             return Err(
@@ -111,59 +108,13 @@ impl ShardsContext<'_> {
         }
         Ok(totals.failed == 0 && plan.unavailable_shards.is_empty())
     }
-
-    /// Parses the dead hosts or shards.
-    fn parse_scope(&self, args: &FailoverArgs) -> Result<FailoverScope, CommandError> {
-        let unknown = |name: &str| {
-            CommandError::with_message(Exit::Usage, format!("{name} is neither a shard of the map nor a host"))
-        };
-        let map = self.files.shard_map()?;
-        let numbers: Vec<Option<ShardId>> = args.what.iter().map(|name| name.parse().ok()).collect();
-        if let Some(shards) = numbers.iter().copied().collect::<Option<Vec<ShardId>>>() {
-            let is_there = |id: &ShardId| map.shards.iter().any(|entry| entry.id == *id);
-            return match shards.iter().find(|id| !is_there(id)) {
-                Some(id) => Err(unknown(&id.to_string())),
-                None => Ok(FailoverScope::Shards(shards)),
-            };
-        }
-        if numbers.iter().any(Option::is_some) {
-            return Err(CommandError::with_message(Exit::Usage, "give either hosts or shards, not both"));
-        }
-        match args.what.iter().find(|name| self.files.loaded.inventory.find_host(name).is_none()) {
-            Some(name) => Err(unknown(name)),
-            None => Ok(FailoverScope::Hosts(args.what.clone())),
-        }
-    }
-
-    async fn observe_and_plan(
-        &self,
-        context: &RebalanceContext<'_>,
-        scope: &FailoverScope,
-        args: &FailoverArgs,
-    ) -> Result<FailoverPlan, CommandError> {
-        let map = self.files.shard_map()?;
-        let hosts = self.files.shard_hosts()?;
-        let view = observe::observe_cluster(context, map, &hosts, scope).await?;
-        let options = FailoverOptions { create_replicas: !args.no_new_replicas, allow_stale: args.allow_stale };
-        let planned = plan_failover(&view, scope, options).map_err(|blockers| blockers_failure(&blockers))?;
-        self.ensure_map_is_current(context).await?;
-        Ok(planned)
-    }
-
-    /// Checks that the map is the one in the file, and the published one.
-    async fn ensure_map_is_current(&self, context: &RebalanceContext<'_>) -> Result<(), CommandError> {
-        let map = self.files.shard_map()?;
-        let published = publish::published_epoch(context, map).await?.max(context.map_file.read()?.epoch.0);
-        if published <= map.epoch.0 {
-            return Ok(());
-        }
-        let text =
-            format!("the map has epoch {}, but epoch {published} is published; no changes were made", map.epoch.0);
-        Err(CommandError::with_message(Exit::Refused, text).with_hint("get the newer map"))
-    }
 }
 
 impl FailoverArgs {
+    fn to_options(&self) -> FailoverOptions {
+        FailoverOptions { create_replicas: !self.no_new_replicas, allow_stale: self.allow_stale }
+    }
+
     /// Asks for confirmation. If acknowledged writes may be lost, the names must be repeated.
     fn confirm_data_loss(&self, plan: &FailoverPlan) -> Result<(), CommandError> {
         let names = self.what.join(",");
@@ -179,17 +130,6 @@ impl FailoverArgs {
         let hint = format!("run the command again with --accept-data-loss={names} to confirm");
         require_typed_text("acknowledged writes may be lost", &names, &hint)
     }
-}
-
-fn blockers_failure(blockers: &[FailoverBlocker]) -> CommandError {
-    let reasons: Vec<&str> = blockers.iter().map(|blocker| blocker.reason.as_str()).collect();
-    let mut failure = CommandError::with_message(
-        Exit::Refused,
-        format!("the failover is refused; no changes were made\n  {}", reasons.join("\n  ")),
-    );
-    let next: BTreeSet<&str> = blockers.iter().map(|blocker| blocker.next_step.as_str()).collect();
-    failure.hints.extend(next.into_iter().map(str::to_owned));
-    failure
 }
 
 /// Returns the outcome of an empty plan: done, or an error if shards are unavailable and nothing can be promoted.

@@ -21,7 +21,7 @@ impl ShardsContext<'_> {
         // A shard that was removed from the map may have a history.
         let without_history: Vec<ShardId> =
             shards.iter().copied().filter(|shard| moves.iter().all(|entry| entry.shard != *shard)).collect();
-        self.ensure_shards_exist(&without_history)?;
+        self.files.cluster.ensure_shards_exist(&without_history)?;
         for entry in &moves {
             let name = |address: &InstanceAddress| {
                 context.hosts.host_at_address(address).map_or_else(|| address.to_string(), str::to_owned)

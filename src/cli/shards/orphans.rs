@@ -6,20 +6,19 @@ use serde_json::json;
 
 use super::ShardsContext;
 use crate::cli::command_error::CommandError;
-use crate::cli::exit::Exit;
 use crate::cli::shard_apply::{RunTotals, print_event};
 use crate::inventory::ByteSize;
 use crate::protocol::Event;
 use crate::protocol::shard::failover::ArchivedInstance;
 use crate::protocol::shard::{MoveRecord, MoveState};
 
+use crate::rebalance::RebalanceContext;
+use crate::rebalance::failover::ReplicaToCreate;
 use crate::rebalance::failover::apply::{FailoverResolution, archive_instance, resume_failovers};
 use crate::rebalance::failover::create_replicas::create_replicas;
-use crate::rebalance::failover::{self, FailoverScope, ReplicaToCreate, UnresolvedShard, observe};
 use crate::rebalance::finish::MoveResult;
+use crate::rebalance::open_moves::OpenMove;
 use crate::rebalance::replica_health::ReplicaHealth;
-use crate::rebalance::resume::MoveStatus;
-use crate::rebalance::{RebalanceContext, publish};
 use crate::report::ProgressBars;
 
 impl ShardsContext<'_> {
@@ -61,31 +60,6 @@ impl ShardsContext<'_> {
                 "shard": shard, "host": host, "archive": archive, "ahead_bytes": bytes_ahead,
             }),
         );
-    }
-
-    /// Returns the replicas that shards are missing by `replicas` of the map, each with a host, and the shards for
-    /// which no host can have one.
-    ///
-    /// # Errors
-    /// Returns an error if a host does not answer, or a later map is published, which may have the replicas.
-    pub async fn find_missing_replicas(
-        &self,
-        context: &RebalanceContext<'_>,
-    ) -> Result<(Vec<ReplicaToCreate>, Vec<UnresolvedShard>), CommandError> {
-        let map = context.map_file.read()?;
-        if map.underreplicated_shards().next().is_none() {
-            return Ok((Vec::new(), Vec::new()));
-        }
-        let published = publish::published_epoch(context, &map).await?;
-        if published > map.epoch.0 {
-            let text = format!("the map has epoch {}, but epoch {published} is published", map.epoch);
-            return Err(CommandError::with_message(Exit::Refused, text)
-                .with_hint("get the newer map, then run the command again"));
-        }
-        let view =
-            observe::observe_cluster(context, &map, &self.files.shard_hosts()?, &FailoverScope::Hosts(Vec::new()))
-                .await?;
-        Ok(failover::find_missing_replicas(&view))
     }
 
     /// Creates replicas, at most `max_concurrent` at a time (0: no limit), and prints the results.
@@ -130,11 +104,11 @@ impl ShardsContext<'_> {
     /// Finishes interrupted failovers.
     ///
     /// # Errors
-    /// Returns an error if the map cannot be published to a consumer.
+    /// The map cannot be published to a consumer.
     pub async fn resume_failovers(
         &self,
         context: &RebalanceContext<'_>,
-        open_moves: &[(&MoveState, MoveStatus)],
+        open_moves: &[OpenMove<'_>],
         totals: &mut RunTotals,
     ) -> Result<(), CommandError> {
         let states: Vec<&MoveState> =

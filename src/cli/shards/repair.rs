@@ -12,11 +12,11 @@ use crate::cli::shard_apply::{RunTotals, lock_hosts_and_start_run, preflight_err
 use crate::cli::throttle_args::ThrottleArgs;
 use crate::inventory::ByteSize;
 use crate::rebalance::RebalanceContext;
-use crate::rebalance::failover::create_replicas::preflight_replicas;
 use crate::rebalance::failover::{ReplicaToCreate, UnresolvedShard};
+use crate::rebalance::open_moves::OpenMove;
 use crate::rebalance::publish::check_consumers;
-use crate::rebalance::replica_health::{ReconcileOutcome, ReplicaHealth, reconcile_instances};
-use crate::rebalance::resume::{MoveStatus, list_latest_moves};
+use crate::rebalance::repair::{RepairBlocker, RepairPlan, plan_repairs};
+use crate::rebalance::replica_health::{ReconcileOutcome, reconcile_instances};
 
 /// The flags of `shards repair`.
 #[derive(Debug, Args)]
@@ -32,35 +32,6 @@ pub struct RepairArgs {
     yes: bool,
     #[command(flatten)]
     throttle: ThrottleArgs,
-}
-
-/// The planned repairs.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct RepairPlan {
-    health: ReplicaHealth,
-    replicas_to_create: Vec<ReplicaToCreate>,
-    /// Shards without a host for a replica.
-    unplaceable: Vec<UnresolvedShard>,
-}
-
-impl RepairPlan {
-    fn is_empty(&self) -> bool {
-        !self.health.needs_repair() && self.replicas_to_create.is_empty()
-    }
-
-    fn count_repairs(&self) -> usize {
-        self.health.count_repairs() + self.replicas_to_create.len()
-    }
-
-    /// Returns whether another plan has the same repairs. Lags and sizes are ignored, because they change all the time.
-    fn repairs_the_same(&self, other: &Self) -> bool {
-        let placements = |plan: &Self| {
-            plan.replicas_to_create.iter().map(|replica| (replica.shard, replica.host.clone())).collect::<Vec<_>>()
-        };
-        self.health.orphans == other.health.orphans
-            && self.health.min_replicas_mismatches == other.health.min_replicas_mismatches
-            && placements(self) == placements(other)
-    }
 }
 
 impl ShardsContext<'_> {
@@ -90,10 +61,7 @@ impl ShardsContext<'_> {
         require_confirmation("Make these repairs?", args.yes)?;
         lock_hosts_and_start_run(self.files, &mut context, "shards repair", &self.run_id, &self.reporter).await?;
         context.options.throttle = args.throttle.to_overrides();
-        if !self.plan_repairs(&context, args.throttle.max_concurrent()).await?.repairs_the_same(&plan) {
-            let text = "the instances have changed since the plan was shown; no changes were made";
-            return Err(CommandError::with_message(Exit::Refused, text).with_hint("dunlin shards repair --dry-run"));
-        }
+        self.plan_repairs(&context, args.throttle.max_concurrent()).await?.ensure_same_repairs(&plan)?;
         totals.moves = plan.count_repairs();
         let is_repaired = self.apply_repairs(&context, &plan, args, totals).await?;
         self.warn_unreached_consumers(&context)?;
@@ -103,40 +71,24 @@ impl ShardsContext<'_> {
         Ok(if is_repaired && is_complete && totals.failed == 0 { Exit::Done } else { Exit::Partial })
     }
 
+    /// Plans the repairs; prints what blocks them.
     async fn plan_repairs(
         &self,
         context: &RebalanceContext<'_>,
         max_concurrent: usize,
     ) -> Result<RepairPlan, CommandError> {
-        let latest_moves = list_latest_moves(context).await?;
-        let open_moves = self.list_open_moves(context, &latest_moves)?;
-        let is_in_progress = open_moves.iter().any(|(_, status)| *status != MoveStatus::SourceKept);
-        if is_in_progress {
-            self.print_moves(&open_moves);
-            let text = "moves are in progress; no changes were made";
-            return Err(CommandError::with_message(Exit::Refused, text).with_hint("dunlin shards resume finishes them"));
-        }
-        let Some(health) = self.current_replica_health(context).await? else {
-            let text = "a primary does not answer; no changes were made";
-            return Err(CommandError::with_message(Exit::Refused, text).with_hint("dunlin shards status"));
-        };
-        let (found, mut unplaceable) = self.find_missing_replicas(context).await?;
-        // Where an old instance of the shard is archived first, preflight cannot pass before that.
-        let is_occupied = |replica: &ReplicaToCreate| {
-            health.orphans.iter().any(|orphan| (orphan.shard, &orphan.host) == (replica.shard, &replica.host))
-        };
-        let (mut replicas_to_create, checked): (Vec<_>, Vec<_>) = found.into_iter().partition(is_occupied);
-        let obstacles = preflight_replicas(context, &checked, &self.run_id, max_concurrent, &|_, _| {}).await;
-        for (replica, reasons) in checked.into_iter().zip(obstacles) {
-            if reasons.is_empty() {
-                replicas_to_create.push(replica);
-            } else {
-                let reason = format!("preflight for {} fails: {}", replica.host, reasons.join("; "));
-                unplaceable.push(UnresolvedShard { shard: replica.shard, reason });
+        let planned = plan_repairs(&self.files.cluster, context, &self.run_id, max_concurrent).await;
+        planned.map_err(|blocker| {
+            match &blocker {
+                RepairBlocker::MovesInProgress(moves) => {
+                    let moves: Vec<OpenMove<'_>> = moves.iter().map(|(state, status)| (state, *status)).collect();
+                    self.print_moves(&moves);
+                }
+                RepairBlocker::PrimaryDown(error) => self.print_unchecked_replicas(error),
+                RepairBlocker::Failed(_) => {}
             }
-        }
-        replicas_to_create.sort_by_key(|replica| replica.shard);
-        Ok(RepairPlan { health, replicas_to_create, unplaceable })
+            blocker.into_error().into()
+        })
     }
 
     fn print_repairs(&self, plan: &RepairPlan) {

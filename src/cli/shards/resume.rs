@@ -4,7 +4,7 @@ use clap::Args;
 use dunlin_shards::ShardId;
 
 use super::ShardsContext;
-use super::dry_run::{DryRunArgs, MoveAction};
+use super::dry_run::DryRunArgs;
 use crate::cli::command_error::CommandError;
 use crate::cli::confirm::require_confirmation;
 use crate::cli::exit::Exit;
@@ -16,14 +16,17 @@ use crate::plan::format_count;
 use crate::protocol::shard::MoveState;
 use crate::rebalance::apply::{PlannedMove, remaining_moves};
 
+use crate::rebalance::RebalanceContext;
+use crate::rebalance::cluster_files::UnreachableHost;
 use crate::rebalance::finish::ApplyOptions;
+use crate::rebalance::move_action::MoveAction;
 use crate::rebalance::needs::DemandOptions;
+use crate::rebalance::open_moves::{OpenMove, ensure_placements_are_known, list_open_moves, missing_hosts_error};
+use crate::rebalance::repair::{HealthCheck, check_current_health};
 use crate::rebalance::resume::{
     MoveStatus, adopt_external_moves, can_finish_without_hosts, list_latest_moves, resume_move,
 };
-use crate::rebalance::{RebalanceContext, publish};
 use crate::report::ProgressBars;
-use crate::transport::ConnectError;
 
 /// The flags of `shards resume`.
 #[derive(Debug, Args)]
@@ -58,15 +61,15 @@ impl ShardsContext<'_> {
     /// Finishes what the hosts' journals have open, then runs the pending moves of the plan.
     ///
     /// # Errors
-    /// Returns an error if a host that is needed does not answer, a later map is published, another run holds a lock,
-    /// or preflight refuses the pending moves.
+    /// A host that is needed does not answer, a later map is published, another run holds a lock, or preflight refuses
+    /// the pending moves.
     pub async fn resume_moves(&self, args: &ResumeArgs, totals: &mut RunTotals) -> Result<Exit, CommandError> {
         if let Some((host, shard)) = args.keep.as_deref().zip(args.shard) {
             return self.choose_instance(args, shard, host, totals).await;
         }
         // Both are read again under the locks; a file that cannot be used ends the command before any host is asked.
-        self.files.state.load_pending_moves()?;
-        self.files.state.load_throttle()?;
+        self.files.cluster.state.load_pending_moves()?;
+        self.files.cluster.state.load_throttle()?;
         let fleet = self.files.build_fleet(self.common)?;
         let (mut context, unreachable) = self.files.connect_reachable(&fleet).await?;
         if args.dry_run.dry_run {
@@ -76,10 +79,10 @@ impl ShardsContext<'_> {
         lock_hosts_and_start_run(self.files, &mut context, "shards resume", &self.run_id, &self.reporter).await?;
         args.set_options(&mut context);
         let latest_moves = list_latest_moves(&context).await?;
-        let open_moves = self.list_open_moves(&context, &latest_moves)?;
+        let open_moves = list_open_moves(&context, &latest_moves)?;
         self.print_moves(&open_moves);
-        let pending_moves = self.files.state.load_pending_moves()?;
-        self.ensure_placements_are_known(&context, &open_moves).await?;
+        let pending_moves = self.files.cluster.state.load_pending_moves()?;
+        ensure_placements_are_known(&context, &open_moves).await?;
         let is_unfinished = self.finish_moves(&context, &open_moves, totals).await?;
         self.warn_unreached_consumers(&context)?;
         if open_moves.is_empty() && pending_moves.is_empty() {
@@ -88,7 +91,7 @@ impl ShardsContext<'_> {
             return Ok(Exit::Done);
         }
         let remaining = remaining_moves(pending_moves, &context.map_file.read()?);
-        self.files.state.save_pending_moves(&remaining)?;
+        self.files.cluster.state.save_pending_moves(&remaining)?;
         let stopped = context.hosts.fleet.cancellation.is_cancelled();
         if totals.failed > 0 || is_unfinished || (stopped && !remaining.is_empty()) {
             return Ok(if stopped { self.report_interrupted() } else { Exit::Partial });
@@ -107,15 +110,15 @@ impl ShardsContext<'_> {
     async fn show_resume(
         &self,
         context: &mut RebalanceContext<'_>,
-        unreachable: &[(String, ConnectError)],
+        unreachable: &[UnreachableHost],
         args: &ResumeArgs,
         totals: &mut RunTotals,
     ) -> Result<Exit, CommandError> {
         let found = list_latest_moves(context).await?;
-        let open_moves = self.list_open_moves(context, &found)?;
+        let open_moves = list_open_moves(context, &found)?;
         self.ensure_can_proceed_without(context, unreachable, &open_moves)?;
-        self.ensure_placements_are_known(context, &open_moves).await?;
-        let mut remaining = remaining_moves(self.files.state.load_pending_moves()?, &context.map_file.read()?);
+        ensure_placements_are_known(context, &open_moves).await?;
+        let mut remaining = remaining_moves(self.files.cluster.state.load_pending_moves()?, &context.map_file.read()?);
         // A pending move that was started is among the open ones.
         remaining.retain(|step| {
             open_moves.iter().all(|(state, _)| {
@@ -141,7 +144,7 @@ impl ShardsContext<'_> {
         pending: &[PlannedMove],
         args: &ResumeArgs,
     ) -> Result<(), CommandError> {
-        context.options.throttle = context.options.throttle.apply_to(self.files.state.load_throttle()?).into();
+        context.options.throttle = context.options.throttle.apply_to(self.files.cluster.state.load_throttle()?).into();
         let demand = DemandOptions { max_concurrent: args.throttle.max_concurrent(), keep_source: false };
         run_preflight(context, pending, &self.run_id, demand, &self.reporter).await
     }
@@ -150,13 +153,13 @@ impl ShardsContext<'_> {
     async fn confirm_resume(
         &self,
         context: &RebalanceContext<'_>,
-        unreachable: &[(String, ConnectError)],
+        unreachable: &[UnreachableHost],
         yes: bool,
     ) -> Result<(), CommandError> {
         let found = list_latest_moves(context).await?;
-        let open_moves = self.list_open_moves(context, &found)?;
+        let open_moves = list_open_moves(context, &found)?;
         self.ensure_can_proceed_without(context, unreachable, &open_moves)?;
-        let pending = self.files.state.load_pending_moves()?;
+        let pending = self.files.cluster.state.load_pending_moves()?;
         if yes || (open_moves.is_empty() && pending.is_empty()) {
             return Ok(());
         }
@@ -171,82 +174,53 @@ impl ShardsContext<'_> {
         }
     }
 
-    /// Refuses where a host does not answer that is needed. A failover, a replica that is being built, and a shard that
-    /// its target serves already are finished without such hosts. Other moves need all hosts; and if no move is open,
-    /// the missing hosts may still have one.
+    /// Refuses where a host does not answer that is needed. A failover, a replica that is being built, and a shard that its
+    /// target serves already are finished without such hosts. Other moves need all hosts; and if no move is open, the missing hosts
+    /// may still have one.
     ///
     /// # Errors
-    /// Returns an error if hosts that are needed do not answer.
+    /// Some do not answer, and they are needed.
     fn ensure_can_proceed_without(
         &self,
         context: &RebalanceContext<'_>,
-        unreachable: &[(String, ConnectError)],
-        open_moves: &[(&MoveState, MoveStatus)],
+        unreachable: &[UnreachableHost],
+        open_moves: &[OpenMove<'_>],
     ) -> Result<(), CommandError> {
         if unreachable.is_empty()
-            || can_finish_without_hosts(context, open_moves, &self.files.state.load_pending_moves()?)
+            || can_finish_without_hosts(context, open_moves, &self.files.cluster.state.load_pending_moves()?)
         {
             return self.report_unreachable_hosts(unreachable);
         }
         for (host, error) in unreachable {
             self.reporter.report_failure(host, &error.to_string(), Some(&error.hint()));
         }
-        let hosts = format_count(unreachable.len(), "host");
-        let text = match open_moves {
-            [] => format!("{hosts} cannot be reached, and may have moves to finish; no changes were made"),
-            _ => format!("{hosts} cannot be reached; no changes were made"),
-        };
-        let (first, _) = &unreachable[0];
-        Err(CommandError::with_message(Exit::Refused, text)
-            .with_hint(format!("if {first} is dead: dunlin shards failover {first} --dry-run")))
+        Err(missing_hosts_error(unreachable, open_moves).into())
     }
 
     /// Suggests `shards repair` if it has something to do.
     async fn suggest_repair(&self, context: &RebalanceContext<'_>) -> Result<(), CommandError> {
-        let health = self.current_replica_health(context).await?;
-        let map = context.map_file.read()?;
-        if health.is_some_and(|health| health.needs_repair()) || map.underreplicated_shards().next().is_some() {
+        let needs_repair = match check_current_health(&self.files.cluster, context).await? {
+            HealthCheck::Checked(health) => health.needs_repair(),
+            HealthCheck::PrimaryDown(error) => {
+                self.print_unchecked_replicas(&error);
+                false
+            }
+        };
+        if needs_repair || context.map_file.read()?.underreplicated_shards().next().is_some() {
             self.reporter.print_status("replicas need repair; next: dunlin shards repair");
         }
         Ok(())
     }
 
-    /// Checks that every published placement is in this map or in the hosts' journals.
+    /// Finishes moves one after the other. Returns whether something is unfinished: an old instance that cannot be retired
+    /// yet, or the moves after a Ctrl-C.
     ///
     /// # Errors
-    /// Returns an error if a newer map is published, with placements that neither knows: nothing may be published over
-    /// it.
-    async fn ensure_placements_are_known(
-        &self,
-        context: &RebalanceContext<'_>,
-        open_moves: &[(&MoveState, MoveStatus)],
-    ) -> Result<(), CommandError> {
-        let map = context.map_file.read()?;
-        let open: Vec<&MoveState> = open_moves.iter().map(|(state, _)| *state).collect();
-        let unknown = publish::find_unaccounted_shards(context, &map, &open).await?;
-        if unknown.is_empty() {
-            return Ok(());
-        }
-        let shards: Vec<String> = unknown.iter().map(ToString::to_string).collect();
-        let text = format!(
-            "the published placements of shards {} are neither in the map (epoch {}) nor in the hosts' journals; nothing was \
-             changed",
-            shards.join(", "),
-            map.epoch
-        );
-        Err(CommandError::with_message(Exit::Refused, text)
-            .with_hint("get the newer map, then run dunlin shards resume again"))
-    }
-
-    /// Finishes moves one after the other. Returns whether something is unfinished: an old instance that cannot be
-    /// retired yet, or the moves after a Ctrl-C.
-    ///
-    /// # Errors
-    /// Returns an error if the map cannot be published to a consumer.
+    /// The map cannot be published to a consumer.
     pub async fn finish_moves(
         &self,
         context: &RebalanceContext<'_>,
-        open_moves: &[(&MoveState, MoveStatus)],
+        open_moves: &[OpenMove<'_>],
         totals: &mut RunTotals,
     ) -> Result<bool, CommandError> {
         let reporter = &self.reporter;

@@ -15,7 +15,9 @@ use crate::plan::format_count;
 use crate::protocol::shard::{MoveState, ObservedInstance};
 use crate::rebalance::apply::PlannedMove;
 
-use crate::rebalance::replica_health::{OrphanInstance, ReplicaHealth, ReplicaState, check_replicas};
+use crate::rebalance::open_moves::list_open_moves;
+use crate::rebalance::repair::check_health;
+use crate::rebalance::replica_health::{OrphanInstance, ReplicaHealth, ReplicaState};
 use crate::rebalance::resume::{MoveStatus, effective_map, list_latest_moves};
 use crate::rebalance::{RebalanceContext, observe};
 
@@ -23,17 +25,17 @@ impl ShardsContext<'_> {
     /// Prints placements, replica health, and moves in progress; if hosts do not answer, what is known without them.
     ///
     /// # Errors
-    /// Returns an error if a primary does not answer.
+    /// A primary does not answer.
     pub async fn show_status(&self, out: Option<PathBuf>) -> Result<Exit, CommandError> {
-        let pending = self.files.state.load_pending_moves()?;
+        let pending = self.files.cluster.state.load_pending_moves()?;
         let fleet = self.files.build_fleet(self.common)?;
         let (context, unreachable) = self.files.connect_reachable(&fleet).await?;
-        let (reporter, map) = (&self.reporter, self.files.shard_map()?);
+        let (reporter, map) = (&self.reporter, &self.files.cluster.map);
         for (host, error) in &unreachable {
             reporter.report_failure(host, &error.to_string(), Some(&error.hint()));
         }
         let latest_moves = list_latest_moves(&context).await?;
-        let open_moves = self.list_open_moves(&context, &latest_moves)?;
+        let open_moves = list_open_moves(&context, &latest_moves)?;
         reporter.print_data(&format!(
             "{} at epoch {}: {}",
             map.cluster,
@@ -43,11 +45,11 @@ impl ShardsContext<'_> {
         let effective = effective_map(&context, map, &open_moves);
         let primaries = observe::observe_reachable_primaries(&context, &effective).await;
         let move_states: Vec<&MoveState> = open_moves.iter().map(|(state, _)| *state).collect();
-        let health = self.check_replica_health(&context, &effective, &primaries.found, &move_states).await?;
+        let health = check_health(&self.files.cluster, &context, &effective, &primaries.found, &move_states).await?;
         self.print_hosts(&context, &effective, &primaries.found, &health)?;
         let is_complete = primaries.errors.is_empty();
         if let Some(file) = out.filter(|_| is_complete) {
-            let hosts = self.files.shard_hosts()?;
+            let hosts = self.files.cluster.shard_hosts()?;
             let mut observation = observe::build_observation(&context, &effective, &hosts, &primaries.found);
             health.add_to_observation(&mut observation);
             write_output_file(&file, observation.to_json().as_bytes())?;
@@ -137,18 +139,6 @@ impl ShardsContext<'_> {
         }
     }
 
-    async fn check_replica_health(
-        &self,
-        context: &RebalanceContext<'_>,
-        map: &ShardMap,
-        primaries: &BTreeMap<ShardId, ObservedInstance>,
-        open_moves: &[&MoveState],
-    ) -> Result<ReplicaHealth, CommandError> {
-        let hosts = self.files.shard_hosts()?.into_iter().map(|host| host.name.as_str());
-        let hosts: Vec<&str> = hosts.filter(|host| !context.hosts.unreachable.contains(*host)).collect();
-        Ok(check_replicas(context, map, &hosts, primaries, open_moves).await?)
-    }
-
     fn print_hosts(
         &self,
         context: &RebalanceContext<'_>,
@@ -156,7 +146,7 @@ impl ShardsContext<'_> {
         primaries: &BTreeMap<ShardId, ObservedInstance>,
         health: &ReplicaHealth,
     ) -> Result<(), CommandError> {
-        for host in self.files.shard_hosts()? {
+        for host in self.files.cluster.shard_hosts()? {
             let shards: Vec<_> = effective.shards_on(&host.name).collect();
             let observed = shards.iter().filter_map(|entry| primaries.get(&entry.id));
             let bytes: u64 = observed.map(|seen| seen.bytes).sum();
@@ -204,26 +194,9 @@ impl ShardsContext<'_> {
         }
     }
 
-    /// Returns the health of the replicas; `None` if a primary does not answer, which is printed.
-    ///
-    /// # Errors
-    /// Returns an error if a host does not answer.
-    pub async fn current_replica_health(
-        &self,
-        context: &RebalanceContext<'_>,
-    ) -> Result<Option<ReplicaHealth>, CommandError> {
-        let map = context.map_file.read()?;
-        let latest_moves = list_latest_moves(context).await?;
-        let open_moves = self.list_open_moves(context, &latest_moves)?;
-        let effective = effective_map(context, &map, &open_moves);
-        let move_states: Vec<&MoveState> = open_moves.iter().map(|(state, _)| *state).collect();
-        match observe::sample_primaries(context, &effective, 0).await {
-            Ok(primaries) => Ok(Some(self.check_replica_health(context, &effective, &primaries, &move_states).await?)),
-            Err(error) => {
-                self.reporter.print_status(&format!("replicas are not checked: {error:#}"));
-                Ok(None)
-            }
-        }
+    /// Prints why the replicas are not checked: a primary does not answer.
+    pub fn print_unchecked_replicas(&self, error: &anyhow::Error) {
+        self.reporter.print_status(&format!("replicas are not checked: {error:#}"));
     }
 }
 

@@ -18,11 +18,11 @@ impl ShardsContext<'_> {
     /// # Errors
     /// Returns an error if a shard is not in the map, a host does not answer, or another run holds a lock.
     pub async fn verify_shards(&self, shards: &[ShardId], totals: &mut RunTotals) -> Result<Exit, CommandError> {
-        self.ensure_shards_exist(shards)?;
+        self.files.cluster.ensure_shards_exist(shards)?;
         let fleet = self.files.build_fleet(self.common)?;
         let mut context = self.files.connect_all(&fleet, self.common).await?;
         lock_hosts_and_start_run(self.files, &mut context, "shards verify", &self.run_id, &self.reporter).await?;
-        let mut pairs = list_pairs(&context, self.files.shard_map()?, &list_latest_moves(&context).await?)?;
+        let mut pairs = list_pairs(&context, &self.files.cluster.map, &list_latest_moves(&context).await?)?;
         pairs.retain(|pair| shards.is_empty() || shards.contains(&pair.spec.header.shard));
         if pairs.is_empty() {
             self.reporter.print_data("no replicas or old instances to compare");

@@ -3,42 +3,31 @@
 use serde_json::json;
 
 use crate::cli::command_error::CommandError;
-use crate::cli::exit::Exit;
 use crate::cli::shards::ShardsContext;
 
+use crate::rebalance::cluster_files::UnreachableHost;
 use crate::rebalance::failover::FailoverPlan;
 use crate::rebalance::failover::apply::{FailoverOutcome, archive_instance};
 use crate::rebalance::{RebalanceContext, publish};
 use crate::report::format_failover;
-use crate::transport::{ConnectError, ConnectErrorKind};
 
 impl ShardsContext<'_> {
     /// Prints the hosts that do not answer.
     ///
     /// # Errors
-    /// Returns an error if a shard host answers but refuses the login: it is not dead.
-    pub fn report_unreachable_hosts(&self, unreachable: &[(String, ConnectError)]) -> Result<(), CommandError> {
+    /// A shard host answers but refuses the login: it is not dead.
+    pub fn report_unreachable_hosts(&self, unreachable: &[UnreachableHost]) -> Result<(), CommandError> {
         for (host, error) in unreachable {
             self.reporter.print_json("host_unreachable", json!({"host": host, "error": error.to_string()}));
             self.reporter.print_status(&error.to_string());
         }
-        let hosts = self.files.shard_hosts()?;
-        let rejects_login = |(name, error): &&(String, ConnectError)| {
-            error.kind != ConnectErrorKind::Unreachable && hosts.iter().any(|host| host.name == *name)
-        };
-        match unreachable.iter().find(rejects_login) {
-            None => Ok(()),
-            Some((host, error)) => {
-                let text = format!("{host} answers but refuses the login, so it is not dead; no changes were made");
-                Err(CommandError::with_message(Exit::Refused, text).with_hint(error.hint()))
-            }
-        }
+        Ok(self.files.cluster.ensure_no_login_refused(unreachable)?)
     }
 
     /// Prints the consumers of the map that do not answer.
     ///
     /// # Errors
-    /// Returns an error if the map cannot be read.
+    /// The map cannot be read.
     pub fn warn_unreached_consumers(&self, context: &RebalanceContext<'_>) -> Result<(), CommandError> {
         let map = context.map_file.read()?;
         for host in publish::unreachable_consumers(context, &map)? {
@@ -51,7 +40,7 @@ impl ShardsContext<'_> {
     /// Prints the plan.
     ///
     /// # Errors
-    /// Returns an error if the plan cannot be converted to JSON.
+    /// The plan cannot be converted to JSON.
     pub fn print_failover_plan(&self, plan: &FailoverPlan) -> Result<(), CommandError> {
         if self.reporter.json {
             self.reporter.print_json("plan", serde_json::to_value(plan).map_err(anyhow::Error::from)?);
@@ -64,7 +53,7 @@ impl ShardsContext<'_> {
     /// Prints the outcome, and archives old primaries whose hosts answer.
     ///
     /// # Errors
-    /// Returns an error if the map cannot be read.
+    /// The map cannot be read.
     pub async fn print_failover_outcome(
         &self,
         context: &RebalanceContext<'_>,

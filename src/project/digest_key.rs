@@ -6,9 +6,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use super::Project;
 use crate::plan::DigestKey;
 use crate::private_file::read_private_text;
-use crate::project::Project;
 
 /// Beside `secrets.toml`: for plans that are saved on one machine and applied on another.
 const SHARED_FILE: &str = "digest.key";
