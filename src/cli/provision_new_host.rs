@@ -4,7 +4,6 @@ use std::path::Path;
 
 use anyhow::Context;
 use clap::Args;
-use tokio::process::Command;
 
 use super::CommonArgs;
 use super::command_error::CommandError;
@@ -17,6 +16,7 @@ use super::runtime::build_fleet;
 use crate::atomic_file::{Attributes, existing_mode, write_atomically};
 use crate::inventory::{ByteSize, HostKey, Inventory, NewHost, add_host};
 use crate::project::Project;
+use crate::provision::scan_host_key;
 use crate::resources::text_diff::{Disclosure, content_change};
 
 /// The next step where the host key is not confirmed.
@@ -123,16 +123,8 @@ impl ProvisionNewHostCommand {
     async fn scan_host_key(&self) -> Result<HostKey, CommandError> {
         crate::inventory::validate::check_address(&self.address)
             .map_err(|error| CommandError::with_message(Exit::Usage, error))?;
-        let port = self.port.unwrap_or(22).to_string();
-        let output = Command::new("ssh-keyscan")
-            .args(["-T", "10", "-t", "ed25519", "-p", &port, "--"])
-            .arg(&self.address)
-            .output()
-            .await
-            .context("cannot start ssh-keyscan, which is part of the OpenSSH client")?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let line = text.lines().find(|line| !line.starts_with('#'));
-        let key = line.and_then(|line| line.split_once(' ')).and_then(|(_, key)| key.trim().parse().ok());
+        let port = self.port.unwrap_or(22);
+        let key = scan_host_key(self.address.clone(), port).await?;
         key.ok_or_else(|| {
             CommandError::with_message(
                 Exit::Error,

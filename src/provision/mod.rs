@@ -5,9 +5,11 @@
 
 mod apply;
 pub mod host;
+mod host_key_scan;
 mod plan;
 mod saved_plan;
 
 pub use apply::{HostEventFn, HostOutcome, apply_plans};
+pub use host_key_scan::scan_host_key;
 pub use plan::{PlanHostError, PlannedHost, PlannedHosts, diff_plans, find_changes_since_plan, plan_hosts};
 pub use saved_plan::{SavedPlanError, SavedProvisionPlan};
