@@ -38,7 +38,7 @@ impl TaskHost {
         let target = desired.to_release_target();
         let scope = fixture.service_scope("test");
         let stage = StageRelease { scope, desired: Box::new(desired), expected_changes: Vec::new(), adopt: false };
-        assert!(matches!(fixture.handle_request(&agent, &stage), Ok(_)));
+        assert!(fixture.handle_request(&agent, &stage).is_ok());
         Self { fixture, agent, target }
     }
 
@@ -149,7 +149,7 @@ fn a_task_sees_the_configuration_of_its_release() {
     host.target = desired.to_release_target();
     let scope = host.fixture.service_scope("test");
     let stage = StageRelease { scope, desired: Box::new(desired), expected_changes: Vec::new(), adopt: false };
-    assert!(matches!(host.fixture.handle_request(&host.agent, &stage), Ok(_)));
+    assert!(host.fixture.handle_request(&host.agent, &stage).is_ok());
     let version = ReleaseVersion::new("1.1").unwrap();
     host.record(TaskRecord { version, ..migrate_record("r2", TaskStatus::Started) }).unwrap();
     let text = seen(host.run("r2", &show));
