@@ -47,7 +47,9 @@ impl Exit {
             .into_iter()
             .map(|error| match error {
                 DeployPlanError::Templates(_) => Self::Error,
-                DeployPlanError::Impossible(_) | DeployPlanError::Idle(_) => Self::Refused,
+                DeployPlanError::Impossible(_) | DeployPlanError::Idle(_) | DeployPlanError::NotInRun(_) => {
+                    Self::Refused
+                }
                 DeployPlanError::Connect(_) | DeployPlanError::Host(_) => Self::Partial,
             })
             .collect();

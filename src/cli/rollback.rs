@@ -20,6 +20,9 @@ pub struct RollbackCommand {
     /// Release to roll back to (default: the previous one)
     #[arg(long, value_name = "VERSION")]
     to: Option<String>,
+    /// Return each host to the release that was active before this run; `dunlin history` shows the runs
+    #[arg(long = "run", value_name = "ID", conflicts_with = "to")]
+    undone_run: Option<String>,
     #[command(flatten)]
     pub args: RolloutArgs,
 }
@@ -41,6 +44,7 @@ impl RollbackCommand {
         let environment = load_environment(&project, common)?;
         let command = RolloutCommand { command: "rollback", project: &project, args: &self.args, common };
         let service = command.select_hosts(&loaded, &environment.inventory)?;
-        command.run(&service, &Goal::Stored(to), None).await
+        let goal = self.undone_run.map_or(Goal::Stored(to), Goal::BeforeRun);
+        command.run(&service, &goal, None).await
     }
 }

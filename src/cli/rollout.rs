@@ -70,7 +70,7 @@ impl RolloutCommand<'_> {
         Ok(ServiceRollout {
             fleet: build_fleet(inventory, &all, &self.args.connect, self.common)?,
             recipe: &loaded.recipe,
-            scope: loaded.to_scope(operator_id()),
+            scope: loaded.to_scope(operator_id(), self.common.run.to_string()),
             hosts: names(&hosts.selected),
             excluded_hosts: names(&hosts.excluded),
             secrets: SecretRedactor::from_secrets(&inventory.secrets().expose_json()),

@@ -45,7 +45,7 @@ impl ServiceChangeCommand<'_> {
         let fleet = build_fleet(&inventory, &hosts, &args.connect, common)?;
         let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
         let secrets = &SecretRedactor::from_secrets(&inventory.secrets().expose_json());
-        let scope = loaded.to_scope(operator_id());
+        let scope = loaded.to_scope(operator_id(), common.run.to_string());
         let change = ServiceChangeRun { fleet: &fleet, scope: &scope, change: self.change, secrets };
         let plan = change.plan_change(&names).await;
         report_plan_errors(&plan.failed, &reporter);

@@ -40,7 +40,13 @@ impl StatusCommand<'_> {
         let fleet = build_fleet(&inventory, &hosts, self.connect, common)?;
         let names = hosts.iter().map(|host| host.name.clone()).collect();
         let secrets = SecretRedactor::from_secrets(&inventory.secrets().expose_json());
-        let status = ServiceStatus::observe_hosts(&fleet, names, &loaded.to_scope(operator_id()), &secrets).await;
+        let status = ServiceStatus::observe_hosts(
+            &fleet,
+            names,
+            &loaded.to_scope(operator_id(), common.run.to_string()),
+            &secrets,
+        )
+        .await;
         let (reporter, width) = (common.new_reporter(), status.name_width());
         report_plan_errors(&status.failed, &reporter);
         let reported = status.hosts.iter().map(|host| report(host, width, &reporter));

@@ -117,8 +117,8 @@ impl RecipeFile {
     }
 
     /// Returns the reference to the service in requests to agents.
-    pub fn to_scope(&self, operator: String) -> ServiceRef {
-        ServiceRef { service: self.recipe.service.clone(), base_dir: self.recipe.root.clone(), operator }
+    pub fn to_scope(&self, operator: String, run: String) -> ServiceRef {
+        ServiceRef { service: self.recipe.service.clone(), base_dir: self.recipe.root.clone(), operator, run }
     }
 }
 

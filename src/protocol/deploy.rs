@@ -47,6 +47,8 @@ pub enum CompareWith {
     Desired(Box<DesiredState>),
     /// A release that the host keeps, with the setup it served with last; without a version the previous one.
     RetainedRelease(Option<ReleaseVersion>),
+    /// The release that served before the first switch of a run, with the setup it served with last.
+    BeforeRun(String),
 }
 
 /// A release that was staged.

@@ -22,7 +22,10 @@ pub fn report_plan_errors(failed: &[(String, DeployPlanError)], reporter: &Repor
             DeployPlanError::Templates(found) => {
                 reporter.report_host_findings(host, &found.render(reporter.stderr_color));
             }
-            DeployPlanError::Impossible(reason) | DeployPlanError::Idle(reason) | DeployPlanError::Host(reason) => {
+            DeployPlanError::Impossible(reason)
+            | DeployPlanError::Idle(reason)
+            | DeployPlanError::NotInRun(reason)
+            | DeployPlanError::Host(reason) => {
                 reporter.report_failure(host, reason, None);
             }
         }
@@ -32,8 +35,11 @@ pub fn report_plan_errors(failed: &[(String, DeployPlanError)], reporter: &Repor
 /// Prints what keeps a rollout from starting, and the hosts that it leaves as they are.
 pub fn report_rollout_problems(plan: &RolloutPlan, reporter: &Reporter) {
     report_plan_errors(&plan.failed, reporter);
-    for host in &plan.idle_hosts {
-        reporter.print_status(&format!("{host}: no release is active; it is left as it is"));
+    for (host, error) in &plan.idle_hosts {
+        reporter.print_status(&match error {
+            DeployPlanError::NotInRun(reason) => format!("{host}: {reason}; it is left as it is"),
+            _ => format!("{host}: no release is active; it is left as it is"),
+        });
     }
     report_unknown_tasks(&plan.unknown_tasks, reporter);
 }

@@ -88,17 +88,22 @@ fn report_switch_record(host: &str, width: usize, record: &SwitchRecord, reporte
         json!({
             "host": host, "started_at": started, "from": record.from, "to": record.to, "result": record.result,
             "duration_ms": record.duration_ms, "operator": record.operator, "failure": record.failure,
+            "revision": record.revision, "switch_run": record.run,
         }),
     );
     let from = record.from.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
     let releases = format!("{from} → {}", record.to);
+    let revision: String = record.revision.as_deref().unwrap_or("-").chars().take(12).collect();
     let mut text = format!(
-        "{host:width$}  {started}  {releases:<32}  {:<15}  {}.{} s  by {}",
+        "{host:width$}  {started}  {releases:<32}  {revision:<12}  {:<15}  {}.{} s  by {}",
         record.result,
         record.duration_ms / 1000,
         record.duration_ms % 1000 / 100,
         record.operator
     );
+    if !record.run.is_empty() {
+        text.push_str(&format!("  run {}", record.run));
+    }
     if let Some(failure) = &record.failure {
         text.push_str(&format!("  {failure}"));
     }

@@ -8,8 +8,8 @@ use dunlin::deploy::plan::plan_rows;
 use dunlin::plan::{Digest, PlannedRow};
 use dunlin::protocol::deploy::{
     CompareWith, DesiredState, HealthCheck, HealthProbe, MANIFEST_FORMAT, ObserveService, ReleaseManifest,
-    ReleaseVersion, ServiceConfig, ServiceName, ServiceRef, SignatureCheck, StageRelease, SwitchHooks, SwitchOutcome,
-    SwitchPurpose, SwitchRelease,
+    ReleaseOrigin, ReleaseVersion, ServiceConfig, ServiceName, ServiceRef, SignatureCheck, StageRelease, SwitchHooks,
+    SwitchOutcome, SwitchPurpose, SwitchRelease,
 };
 use dunlin::protocol::{Call, Event, ProgressSink, Reply, Request};
 use dunlin::resources::BlobSource;
@@ -18,6 +18,8 @@ use crate::loopback;
 use crate::program::Project;
 
 const CANARY: &str = "Canary-db-password";
+/// The run that deploys in this process.
+const RUN: &str = "20261101T080000-1";
 
 /// A release without files has no contents.
 struct NoContents;
@@ -96,6 +98,7 @@ fn service(project: &Project) -> ServiceRef {
         service: ServiceName::new("shop").unwrap(),
         base_dir: project.path("srv/shop"),
         operator: "test".to_owned(),
+        run: RUN.to_owned(),
     }
 }
 
@@ -190,6 +193,28 @@ fn texts_of_hosts_show_no_secret() {
         assert!(!text.contains(CANARY), "{command:?} shows a secret:\n{text}");
         assert!(!quotes_host || text.contains("login ***"), "{command:?}:\n{text}");
     }
+}
+
+#[test]
+fn a_run_is_rolled_back_by_its_id() {
+    let project = loopback::project();
+    let mut first = release(&project, "1.0", &[]);
+    first.manifest.origin = Some(ReleaseOrigin {
+        revision: Some("4b825dc642cb6eb9a060e54bf8d69288fbee4904".to_owned()),
+        ..ReleaseOrigin::default()
+    });
+    deploy(&project, &first, None);
+    let history = project.dunlin(&["history", "shop"]).ends(0);
+    assert!(history.stdout.contains("  4b825dc642cb  healthy"), "{}", history.stdout);
+    assert!(history.stdout.trim_end().ends_with(&format!("by test  run {RUN}")), "{}", history.stdout);
+    let history = project.dunlin(&["history", "shop", "--json"]).ends(0);
+    history
+        .mentions(&["\"revision\":\"4b825dc642cb6eb9a060e54bf8d69288fbee4904\"", &format!("\"switch_run\":\"{RUN}\"")]);
+    let before_first = project.dunlin(&["rollback", "shop", "--run", RUN, "--dry-run"]).ends(3);
+    before_first.mentions(&["no release was active on this host before run"]);
+    let unknown = project.dunlin(&["rollback", "shop", "--run", "20261101T090000-2", "--dry-run"]).ends(3);
+    unknown.mentions(&["run 20261101T090000-2 switched no release on this host"]);
+    project.dunlin(&["rollback", "shop", "--run", RUN, "--to", "1.0"]).ends(64);
 }
 
 #[test]

@@ -76,13 +76,15 @@ pub struct DeployFixture {
     pub folder: tempfile::TempDir,
     pub machine: Arc<Mutex<FakeMachine>>,
     pub store: DeployBlobs,
+    /// The run of dunlin.
+    pub run: &'static str,
 }
 
 impl DeployFixture {
     pub fn new_fixture() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("units")).unwrap();
-        Self { folder, machine: Arc::default(), store: DeployBlobs::default() }
+        Self { folder, machine: Arc::default(), store: DeployBlobs::default(), run: "r1" }
     }
 
     pub fn root(&self) -> PathBuf {
@@ -94,7 +96,8 @@ impl DeployFixture {
     }
 
     pub fn service_scope(&self, by: &str) -> ServiceRef {
-        ServiceRef { service: ServiceName::new("demo").unwrap(), base_dir: self.root(), operator: by.to_owned() }
+        let (service, base_dir) = (ServiceName::new("demo").unwrap(), self.root());
+        ServiceRef { service, base_dir, operator: by.to_owned(), run: self.run.to_owned() }
     }
 
     pub fn host_agent(&self, fuse: &Arc<CrashPoint>) -> DeployAgent {

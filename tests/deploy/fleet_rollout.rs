@@ -204,8 +204,28 @@ fn a_host_without_a_release_has_no_part_in_a_rollback() {
         runtime.block_on(async {
             let fleet = Fleet::new(&[], 1, CancellationToken::new(), Arc::new(|_, _| {})).unwrap();
             let scope = host.fixture.service_scope("test");
-            observe_retained_release(&fleet, host.connect().await, &scope, None).await.err()
+            let compare_with = CompareWith::RetainedRelease(None);
+            observe_retained_release(&fleet, host.connect().await, &scope, compare_with).await.err()
         })
     });
     assert!(matches!(results, [Some(DeployPlanError::Idle(_)), Some(DeployPlanError::Impossible(_))]), "{results:?}");
+}
+
+#[test]
+fn a_host_without_a_switch_of_the_run_has_no_part_in_its_rollback() {
+    let mut switched = Host::new("a", Some("1.0"), "2.0", SwitchHooks::default());
+    let other = Host::new("b", Some("1.0"), "2.0", SwitchHooks::default());
+    switched.fixture.run = "r2";
+    switched.fixture.deploy_release(&desired_release("2.0"), &CrashPoint::never());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let observe = |host: &Host| {
+        runtime.block_on(async {
+            let fleet = Fleet::new(&[], 1, CancellationToken::new()).unwrap();
+            let (scope, compare_with) = (host.fixture.service_scope("test"), CompareWith::BeforeRun("r2".to_owned()));
+            observe_retained_release(&fleet, host.connect().await, &scope, compare_with).await.err()
+        })
+    };
+    assert!(observe(&switched).is_none());
+    let error = observe(&other);
+    assert!(matches!(error, Some(DeployPlanError::NotInRun(_))), "{error:?}");
 }

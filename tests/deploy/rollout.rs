@@ -5,8 +5,8 @@ use std::os::unix::fs::MetadataExt;
 
 use dunlin::deploy::plan::plan_host;
 use dunlin::protocol::deploy::{
-    CheckHealth, CompareWith, HealthProbe, PruneReleases, Rejection, ReleaseVersion, RollBack, StageRelease,
-    StagedRelease, SwitchHooks, SwitchOutcome, SwitchPurpose, SwitchResult, SwitchStep,
+    CheckHealth, CompareWith, HealthProbe, ObserveService, PruneReleases, Rejection, ReleaseOrigin, ReleaseVersion,
+    RollBack, StageRelease, StagedRelease, SwitchHooks, SwitchOutcome, SwitchPurpose, SwitchResult, SwitchStep,
 };
 
 use crate::fixture::{DEMO_UNIT, DeployFixture, DesiredRelease, desired_release};
@@ -332,17 +332,52 @@ fn each_switch_is_recorded_with_its_result() {
     let mut bad = desired_release("1.1");
     bad.program = "broken";
     fixture.deploy_release(&bad, &CrashPoint::never());
+    let mut from_git = fixture.desired_state(&desired_release("1.2"));
+    from_git.manifest.origin =
+        Some(ReleaseOrigin { revision: Some("4b825dc642cb".to_owned()), ..ReleaseOrigin::default() });
+    fixture.deploy_desired(&from_git, &CrashPoint::never());
     let observation = fixture.observe_host(&fixture.host_agent(&CrashPoint::never()), CompareWith::Nothing);
     let records: Vec<_> = observation
         .switch_records
         .iter()
         .map(|record| (record.from.as_ref().map(ReleaseVersion::as_str), record.to.as_str(), record.result))
         .collect();
-    let expected = [(None, "1.0", SwitchResult::Healthy), (Some("1.0"), "1.1", SwitchResult::RolledBack)];
+    let expected = [
+        (None, "1.0", SwitchResult::Healthy),
+        (Some("1.0"), "1.1", SwitchResult::RolledBack),
+        (Some("1.0"), "1.2", SwitchResult::Healthy),
+    ];
     assert_eq!(records, expected, "a deploy that changes nothing is no switch");
     let failed = &observation.switch_records[1];
-    assert_eq!(failed.operator, "test");
+    assert_eq!((failed.operator.as_str(), failed.run.as_str(), &failed.revision), ("test", "r1", &None));
+    assert_eq!(observation.switch_records[2].revision.as_deref(), Some("4b825dc642cb"));
     assert!(failed.failure.as_ref().unwrap().starts_with("health: "), "{failed:?}");
+}
+
+#[test]
+fn a_host_returns_to_what_served_before_a_run() {
+    let mut fixture = DeployFixture::new_fixture();
+    for (run, version) in [("r1", "1.0"), ("r2", "1.1"), ("r2", "1.2"), ("r3", "1.3")] {
+        fixture.run = run;
+        fixture.deploy_release(&desired_release(version), &CrashPoint::never());
+    }
+    let host = fixture.host_agent(&CrashPoint::never());
+    let before = |run: &str| {
+        let (scope, compare_with) = (fixture.service_scope("test"), CompareWith::BeforeRun(run.to_owned()));
+        let observed = fixture.handle_request(&host, &ObserveService { scope, compare_with })?;
+        Ok(observed.retained_release.unwrap().manifest.version.to_string())
+    };
+    assert_eq!((before("r2"), before("r3")), (Ok("1.0".to_owned()), Ok("1.2".to_owned())));
+    let refused = ["r1", "r9"].map(|run| {
+        let Err(Rejection::Refused(reason)) = before(run) else { panic!("{run}") };
+        (run, reason)
+    });
+    messages::check("rollback-before-a-run", refused);
+    fixture.handle_request(&host, &fixture.plan_rollback(&host, Some("1.0")).unwrap()).unwrap();
+    let observed = fixture.observe_host(&host, CompareWith::Nothing);
+    assert_eq!(observed.switch_records.last().unwrap().run, "r3", "the run of the request");
+    drop(host);
+    fixture.assert_serves(&desired_release("1.0"));
 }
 
 #[test]

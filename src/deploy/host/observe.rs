@@ -53,8 +53,13 @@ pub(super) fn observe_service(
             }
             observe_desired(&mut observation, layout, services, desired, &stored, None)?;
         }
-        CompareWith::RetainedRelease(version) => {
-            let target = match rollback_target(&state, version.as_ref(), &stored) {
+        CompareWith::RetainedRelease(_) | CompareWith::BeforeRun(_) => {
+            let target = match compare_with {
+                CompareWith::BeforeRun(run) => target_before_run(&state, run, &stored),
+                CompareWith::RetainedRelease(Some(version)) => rollback_target(&state, Some(version), &stored),
+                _ => rollback_target(&state, None, &stored),
+            };
+            let target = match target {
                 Ok(target) => target,
                 Err(reason) => return Ok(Err(reason)),
             };
@@ -101,6 +106,16 @@ pub(super) fn rollback_target(
         Some(failure) => format!("release {version} was never healthy on this host ({failure})"),
         None => format!("release {version} was never active on this host"),
     })
+}
+
+/// Returns the state to which a return from a run goes: that of the release that served before its first switch.
+fn target_before_run(state: &DeployState, run: &str, stored: &[StoredRelease]) -> Result<ReleaseTarget, String> {
+    let mut records = state.switch_records.iter();
+    let record = records.find(|record| record.run == run);
+    let record = record.ok_or_else(|| format!("run {run} switched no release on this host"))?;
+    let before = record.from.as_ref();
+    let before = before.ok_or_else(|| format!("no release was active on this host before run {run}"))?;
+    rollback_target(state, Some(before), stored)
 }
 
 fn observe_desired(
@@ -298,6 +313,7 @@ mod tests {
             service: crate::protocol::deploy::ServiceName::new("demo").unwrap(),
             base_dir: folder.path().join("demo"),
             operator: "test".to_owned(),
+            run: "r1".to_owned(),
         };
         let state = DeployState::read(&ServiceLayout::from_scope(&scope).unwrap()).unwrap();
         let refused = |version: Option<&ReleaseVersion>| rollback_target(&state, version, &[]).unwrap_err();

@@ -123,10 +123,12 @@ impl Switch<'_> {
         if let Some((result, failure)) = outcome.to_result() {
             state.record_switch(SwitchRecord {
                 operator: self.scope.operator.clone(),
+                run: self.scope.run.clone(),
                 started_at,
                 duration_ms: u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX),
                 from: from.map(|from| from.version),
                 to: target.version.clone(),
+                revision: read_revision(&desired),
                 result,
                 failure,
             });
@@ -164,10 +166,12 @@ impl Switch<'_> {
         if let Some((result, failure)) = outcome.to_result() {
             state.record_switch(SwitchRecord {
                 operator: self.scope.operator.clone(),
+                run: self.scope.run.clone(),
                 started_at,
                 duration_ms: u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX),
                 from: Some(target.version.clone()),
                 to: target.version.clone(),
+                revision: read_revision(&desired),
                 result,
                 failure,
             });
@@ -406,6 +410,10 @@ impl Switch<'_> {
         let log = if units.is_empty() { Vec::new() } else { self.service_manager.read_log(&units, since) };
         DeployFailure { step: failure.step, detail: failure.detail, journal_lines: log }
     }
+}
+
+fn read_revision(desired: &DesiredState) -> Option<String> {
+    desired.manifest.origin.as_ref()?.revision.clone()
 }
 
 /// A failure without the journal of the units.

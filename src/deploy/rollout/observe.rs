@@ -27,6 +27,8 @@ pub enum Goal<'a> {
     },
     /// A release kept on the hosts, with its last setup; the previous one if no version is given.
     Stored(Option<ReleaseVersion>),
+    /// The release that served on each host before a run.
+    BeforeRun(String),
 }
 
 /// An observed host, still connected.
@@ -63,6 +65,8 @@ pub enum DeployPlanError {
     Impossible(String),
     /// The host serves no release that a rollback could replace; contains the reason for which it has no target.
     Idle(String),
+    /// The run that is rolled back switched no release on the host; contains that message.
+    NotInRun(String),
     /// The host could not read its state; contains its message.
     Host(String),
 }
@@ -104,28 +108,37 @@ async fn observe_host(
             let PreparedHost { desired, texts, listen_ports } = prepared;
             Ok(ObservedHost { session, desired, texts, observation: seen, listen_ports })
         }
-        Goal::Stored(version) => observe_retained_release(fleet, session, scope, version.as_ref()).await,
+        Goal::Stored(version) => {
+            let compare_with = CompareWith::RetainedRelease(version.clone());
+            observe_retained_release(fleet, session, scope, compare_with).await
+        }
+        Goal::BeforeRun(run) => {
+            observe_retained_release(fleet, session, scope, CompareWith::BeforeRun(run.clone())).await
+        }
     }
 }
 
 /// Observes a connected host, compared with a release that it keeps.
 ///
 /// # Errors
-/// Returns an error if the host has no such release, serves none at all ([`DeployPlanError::Idle`]), or cannot read its
-/// state.
+/// Returns an error if the host has no such release, serves none at all ([`DeployPlanError::Idle`]), was not changed by the run
+/// ([`DeployPlanError::NotInRun`]), or cannot read its state.
 pub async fn observe_retained_release(
     fleet: &Fleet,
     session: Session,
     scope: &ServiceRef,
-    version: Option<&ReleaseVersion>,
+    compare_with: CompareWith,
 ) -> Result<ObservedHost, DeployPlanError> {
-    let compare_with = CompareWith::RetainedRelease(version.cloned());
-    let mut seen = match request_observation(fleet, &session, scope, compare_with).await {
+    let mut seen = match request_observation(fleet, &session, scope, compare_with.clone()).await {
         Err(DeployPlanError::Impossible(reason)) => {
             let now = request_observation(fleet, &session, scope, CompareWith::Nothing).await?;
-            let is_idle = now.confirmed.is_none() && now.unfinished_switch.is_none();
-            let error = if is_idle { DeployPlanError::Idle } else { DeployPlanError::Impossible };
-            return Err(error(reason));
+            let is_settled = now.unfinished_switch.is_none();
+            let has_record = |run: &str| now.switch_records.iter().any(|record| record.run == run);
+            return Err(match compare_with {
+                CompareWith::BeforeRun(run) if is_settled && !has_record(&run) => DeployPlanError::NotInRun(reason),
+                _ if is_settled && now.confirmed.is_none() => DeployPlanError::Idle(reason),
+                _ => DeployPlanError::Impossible(reason),
+            });
         }
         seen => seen?,
     };
@@ -234,7 +247,9 @@ impl DeployPlanError {
         match self {
             Self::Connect(error) => error.to_string(),
             Self::Templates(_) => "its templates contain errors".to_owned(),
-            Self::Impossible(reason) | Self::Idle(reason) | Self::Host(reason) => reason.clone(),
+            Self::Impossible(reason) | Self::Idle(reason) | Self::NotInRun(reason) | Self::Host(reason) => {
+                reason.clone()
+            }
         }
     }
 }

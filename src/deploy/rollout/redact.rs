@@ -46,7 +46,10 @@ pub(super) fn redact_plan_error(error: &mut DeployPlanError, secrets: &SecretRed
     match error {
         DeployPlanError::Connect(error) => error.detail = secrets.redact_text(&error.detail),
         DeployPlanError::Templates(_) => {}
-        DeployPlanError::Impossible(reason) | DeployPlanError::Idle(reason) | DeployPlanError::Host(reason) => {
+        DeployPlanError::Impossible(reason)
+        | DeployPlanError::Idle(reason)
+        | DeployPlanError::NotInRun(reason)
+        | DeployPlanError::Host(reason) => {
             *reason = secrets.redact_text(reason);
         }
     }

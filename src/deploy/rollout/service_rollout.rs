@@ -48,8 +48,8 @@ pub struct RolloutPlan {
     pub planned: Vec<PlannedDeploy>,
     /// Hosts without one, with the cause.
     pub failed: Vec<(String, DeployPlanError)>,
-    /// Hosts that serve no release and are left as they are.
-    pub idle_hosts: Vec<String>,
+    /// Hosts that a rollback leaves as they are, with the reason.
+    pub idle_hosts: Vec<(String, DeployPlanError)>,
     /// Tasks whose result is unknown.
     pub unknown_tasks: Vec<UnknownTask>,
     due_tasks: DueTasks,
@@ -69,7 +69,7 @@ impl ServiceRollout<'_> {
                     records.push(host.to_records());
                     seen.push(host);
                 }
-                Err(error @ DeployPlanError::Idle(_)) => idle.push((host, error)),
+                Err(error @ (DeployPlanError::Idle(_) | DeployPlanError::NotInRun(_))) => idle.push((host, error)),
                 Err(error) => {
                     records.push(HostRecords { host: host.clone(), records: Err(error.describe()) });
                     plan.failed.push((host, error));
@@ -80,7 +80,7 @@ impl ServiceRollout<'_> {
         if seen.is_empty() {
             plan.failed.extend(idle);
         } else {
-            plan.idle_hosts = idle.into_iter().map(|(host, _)| host).collect();
+            plan.idle_hosts = idle;
         }
         let has_all_hosts = self.excluded_hosts.is_empty();
         match new_release.map(|release| release.selection.select_due(&records, has_all_hosts)) {

@@ -220,4 +220,6 @@ pub struct ServiceRef {
     pub base_dir: PathBuf,
     /// Operator, for the lock and the history: `alice@laptop`.
     pub operator: String,
+    /// The run of dunlin, for the history.
+    pub run: String,
 }

@@ -29,6 +29,9 @@ named_enum! {
 pub struct SwitchRecord {
     /// Operator: `alice@laptop`.
     pub operator: String,
+    /// The run of dunlin; empty in records of an older version.
+    #[serde(default)]
+    pub run: String,
     /// Time of the start, in seconds since 1970.
     pub started_at: u64,
     /// Duration from the first hook to the last, in milliseconds.
@@ -37,6 +40,9 @@ pub struct SwitchRecord {
     pub from: Option<ReleaseVersion>,
     /// The release that was switched to.
     pub to: ReleaseVersion,
+    /// Git revision of that release, if its manifest has one.
+    #[serde(default)]
+    pub revision: Option<String>,
     /// The result.
     pub result: SwitchResult,
     /// The beginning of the failure.

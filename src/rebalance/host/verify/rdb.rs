@@ -33,7 +33,7 @@ pub struct RdbHeader {
 /// Reads a snapshot to its end.
 ///
 /// # Errors
-/// Returns an error if the file is no snapshot, ends too early, or holds what is not known here; also the error of
+/// Returns an error if the file is not a snapshot, ends too early, or holds what is not known here; also the error of
 /// `each`.
 pub fn read_rdb(source: impl Read, mut each: impl FnMut(&RdbKey<'_>) -> Result<()>) -> Result<RdbHeader> {
     let mut reader = RdbReader { input: DigestReader::new(source) };
