@@ -136,9 +136,8 @@ pub async fn preflight_moves(
 ) -> Result<Vec<String>> {
     let map = context.map_file.read()?;
     let check_move = async |step: &PlannedMove| -> Result<PreflightResult> {
-        let mut request = step.preflight_request(context, &map, run)?;
-        request.pending_changes = list_pending_changes(context, &map, &request, on_progress).await?;
-        run_move_preflight(context, request, &step.to, on_progress).await
+        let request = step.preflight_request(context, &map, run)?;
+        run_move_preflight(context, &map, request, &step.to, on_progress).await
     };
     let (mut reasons, mut demands) = (Vec::new(), Vec::new());
     // A return is checked when the shard has left; until then it only counts as what leaves its source again.
@@ -185,16 +184,19 @@ async fn list_pending_changes(
     context.hosts.call_host(host, call::ListPendingChanges(instance), on_progress).await
 }
 
-/// Runs preflight for one move on the target's host. Writes to no Redis.
+/// Runs preflight for one move or new replica on the target's host, with the pending changes of the shard's primary. Writes
+/// to no Redis.
 ///
 /// # Errors
-/// Returns an error if the host could not be asked.
+/// A host could not be asked.
 pub async fn run_move_preflight(
     context: &RebalanceContext<'_>,
-    request: PreflightRequest,
+    map: &ShardMap,
+    mut request: PreflightRequest,
     to: &str,
     on_progress: ProgressFn<'_>,
 ) -> Result<PreflightResult> {
+    request.pending_changes = list_pending_changes(context, map, &request, on_progress).await?;
     context.hosts.call_host(to, call::Preflight(request), on_progress).await
 }
 

@@ -166,3 +166,30 @@ fn replicas_can_be_removed_and_added_by_editing_the_map() {
     }
     assert_eq!(assert_healthy(&cluster), u64::from(SHARD_COUNT));
 }
+
+#[test]
+fn replicas_are_created_while_their_primary_waits_for_a_restart() {
+    let Some(fleet) = lock_fleet() else { return };
+    let cluster = TestCluster::with_replicas(&fleet);
+    assert_eq!(assert_healthy(&cluster), u64::from(SHARD_COUNT));
+    // Clients depend on this setting: a copy whose file has another value than its source is refused.
+    let template = cluster.project.file_path("templates/redis/shard.conf");
+    let text = std::fs::read_to_string(&template).unwrap();
+    std::fs::write(&template, format!("{text}\nnotify-keyspace-events Kx\n")).unwrap();
+    edit_map(&cluster, 0, &[]);
+    let map = cluster.map_text().replacen("epoch", "replicas = 1\nepoch", 1);
+    std::fs::write(cluster.project.file_path("inventory/shards.toml"), map).unwrap();
+    cluster.project.run_dunlin(&["provision", "--yes"]).assert_status(0);
+    let primary_setting = || config_value(&cluster, REDIS_HOSTS[0], 0, "notify-keyspace-events");
+    assert_eq!(primary_setting(), (String::new(), Some("Kx".to_owned())), "it waits for a restart");
+
+    // The old replica is retired first, which the map does not name any more.
+    cluster.project.run_dunlin(&["shards", "repair", "--yes"]).assert_status(0);
+    let repaired = cluster.project.run_dunlin(&["shards", "repair", "--yes"]).assert_status(0);
+    repaired.assert_stdout_contains(&["shard 0 has a new replica on redis-0"]);
+    assert_eq!(assert_healthy(&cluster), u64::from(SHARD_COUNT));
+    assert_eq!(primary_setting().0, "", "the primary was not restarted");
+    let replica = cluster.read_map().find_shard(ShardId(0)).unwrap().replicas[0].clone();
+    // Redis lists the flags in an order of its own.
+    assert_eq!(config_value(&cluster, &replica, 0, "notify-keyspace-events").0.len(), 2);
+}

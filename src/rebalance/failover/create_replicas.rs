@@ -68,7 +68,7 @@ pub async fn preflight_replicas(
     let check = async |replica: &ReplicaToCreate| -> Result<PreflightResult> {
         let map = context.map_file.read()?;
         let request = replica::preflight_request(context, &map, run, replica.change())?;
-        run_move_preflight(context, request, &replica.host, on_progress).await
+        run_move_preflight(context, &map, request, &replica.host, on_progress).await
     };
     let (mut obstacles, mut demands) = (Vec::new(), Vec::new());
     for (replica, result) in replicas.iter().zip(context.hosts.fleet.map_parallel(replicas, check).await) {
