@@ -154,7 +154,8 @@ fn interrupted_runs_can_be_finished_from_another_machine() {
     kill_at(&cluster, KillMoment::Noted("start_replica", "intent"), &[]);
     cluster.wait_for_agents_to_exit();
     let refused = cluster.project.run_dunlin(&["shard-rebalance", "--yes", "--json"]).assert_status(3);
-    assert_eq!(refused.events("error")[0]["next"], json!(["dunlin shards resume, or dunlin shards abort"]));
+    let next = json!(["dunlin shards status", "dunlin shards resume, or dunlin shards abort"]);
+    assert_eq!(refused.events("error")[0]["next"], next);
     let copying = reported_moves(&cluster).into_iter().filter(|reported| reported["status"] == "copying");
     let copying: Vec<usize> = copying.map(|reported| reported["shard"].as_u64().unwrap() as usize).collect();
     assert!(!copying.is_empty(), "all had switched before the kill");

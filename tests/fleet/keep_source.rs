@@ -114,7 +114,9 @@ fn kept_sources_are_verified_moved_back_and_retired() {
     assert_eq!(cluster.read_map().shards[usize::from(shard)].host, before.shards[usize::from(shard)].host);
     assert_eq!(cluster.writable_hosts(shard), [host]);
     let again = cluster.project.run_dunlin(&["shards", "move-back", &shard.to_string(), "--yes"]).assert_status(3);
-    again.with_placeholder(&format!("shard {shard}"), "shard [N]").assert_snapshot("fleet-move-back-again");
+    let again = again.with_placeholder(&format!("shard {shard}"), "shard [N]");
+    let again = again.with_placeholder(&format!("move-back {shard}"), "move-back [N]");
+    again.assert_snapshot("fleet-move-back-again");
 
     // The others are retired; the log knows all of it.
     cluster.project.run_dunlin(&["shards", "resume", "--yes"]).assert_status(0);
