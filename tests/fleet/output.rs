@@ -143,7 +143,7 @@ impl CommandOutput {
 fn sort_lines_of_hosts(text: &str) -> String {
     let is_of_host = |line: &&str| HOST_NAMES.iter().any(|host| line.starts_with(&format!("{host}: ")));
     let mut lines: Vec<&str> = text.split_inclusive('\n').collect();
-    for group in lines.chunk_by_mut(|line, next| is_of_host(&line) && is_of_host(&next)) {
+    for group in lines.chunk_by_mut(|line, next| is_of_host(line) && is_of_host(next)) {
         group.sort_unstable();
     }
     lines.concat()
