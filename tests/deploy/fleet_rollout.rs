@@ -220,7 +220,7 @@ fn a_host_without_a_switch_of_the_run_has_no_part_in_its_rollback() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let observe = |host: &Host| {
         runtime.block_on(async {
-            let fleet = Fleet::new(&[], 1, CancellationToken::new()).unwrap();
+            let fleet = Fleet::new(&[], 1, CancellationToken::new(), Arc::new(|_, _| {})).unwrap();
             let (scope, compare_with) = (host.fixture.service_scope("test"), CompareWith::BeforeRun("r2".to_owned()));
             observe_retained_release(&fleet, host.connect().await, &scope, compare_with).await.err()
         })

@@ -185,8 +185,7 @@ fn replicas_are_created_while_their_primary_waits_for_a_restart() {
 
     // The old replica is retired first, which the map does not name any more.
     cluster.project.run_dunlin(&["shards", "repair", "--yes"]).assert_status(0);
-    let repaired = cluster.project.run_dunlin(&["shards", "repair", "--yes"]).assert_status(0);
-    repaired.assert_stdout_contains(&["shard 0 has a new replica on redis-0"]);
+    cluster.project.run_dunlin(&["shards", "repair", "--yes"]).assert_status(0);
     assert_eq!(assert_healthy(&cluster), u64::from(SHARD_COUNT));
     assert_eq!(primary_setting().0, "", "the primary was not restarted");
     let replica = cluster.read_map().find_shard(ShardId(0)).unwrap().replicas[0].clone();
