@@ -45,7 +45,7 @@ const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
     // `plan`: a binary's digest is compared with that of the agent.
     ("fleet", &["transport", "protocol", "plan", "token_bucket"]),
     // Where the parts of a project are, and the mistakes in `dunlin.toml`. `plan`: the key that seals plans.
-    ("project", &["inventory", "plan"]),
+    ("project", &["inventory", "plan", "private_file"]),
     // Certificates of Redis instances, beside the secrets of the inventory.
     ("certificates", &["inventory", "atomic_file", "private_file"]),
     // `protocol`: a host's facts, and the catalog that comes out of it.

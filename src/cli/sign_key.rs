@@ -1,6 +1,6 @@
 //! Loads the secret key with which releases are signed.
 
-use std::io::{ErrorKind, IsTerminal};
+use std::io::IsTerminal;
 use std::path::Path;
 
 use base64::Engine as _;
@@ -21,7 +21,7 @@ const KEY_BYTES: usize = 158;
 /// Returns an error if the file is not a secret key, other users can read it, or the password is missing or wrong.
 pub fn load_sign_key(path: &Path) -> Result<SecretKey, CommandError> {
     let with_path = |error: anyhow::Error| CommandError::from(error.context(path.display().to_string()));
-    let text = read_private_text(path)?.ok_or_else(|| with_path(std::io::Error::from(ErrorKind::NotFound).into()))?;
+    let text = read_private_text(path)?.ok_or_else(|| with_path(anyhow::anyhow!("the file does not exist")))?;
     let bytes = decode_key(&text).ok_or_else(|| with_path(anyhow::anyhow!("not a secret key of minisign")))?;
     // The algorithm of the key, then that of its encryption.
     let key = match &bytes[..4] {

@@ -35,6 +35,7 @@ fn stable(text: &str) -> String {
             (r"\b[0-9a-f]{40,64}\b", "[HASH]"),
             (r"\b[0-9.]+ ms\b", "[N] ms"),
             (r"\b\d+ bytes free\b", "[N] bytes free"),
+            (r"\bneeds \d{5,} bytes\b", "needs [N] bytes"),
             (r"\bholds \d{5,}\b", "holds [N]"),
             (r"\bthat user [\w-]+ can\b", "that user [USER] can"),
             (r"\bfor \d+ s\b", "for [N] s"),
