@@ -51,7 +51,7 @@ pub struct Pool {
 
 /// A request to make.
 #[derive(Clone)]
-pub struct Call {
+pub struct ApiCall {
     pub method: &'static str,
     pub path: String,
     pub token: String,
@@ -63,7 +63,7 @@ impl Pool {
         Pool { address, idle: Arc::default() }
     }
 
-    pub async fn send(&self, call: &Call) -> Option<(u16, Bytes)> {
+    pub async fn send(&self, call: &ApiCall) -> Option<(u16, Bytes)> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut connection = match idle.filter(|connection| !connection.is_closed()) {
             Some(connection) => connection,
@@ -86,7 +86,7 @@ impl Pool {
     }
 
     /// Begins `rate` calls per second for some time.
-    pub async fn open_loop(&self, rate: f64, time: Duration, call: impl Fn(usize) -> Call) -> Latencies {
+    pub async fn open_loop(&self, rate: f64, time: Duration, call: impl Fn(usize) -> ApiCall) -> Latencies {
         let start = Instant::now();
         let mut running = JoinSet::new();
         let (mut times, mut failed) = (Vec::new(), 0);
@@ -113,7 +113,7 @@ impl Pool {
     }
 
     /// Makes calls, `concurrent` at a time.
-    pub async fn closed_loop(&self, calls: Vec<Call>, concurrent: usize) -> Latencies {
+    pub async fn closed_loop(&self, calls: Vec<ApiCall>, concurrent: usize) -> Latencies {
         let calls = Arc::new(Mutex::new(calls));
         let mut running = JoinSet::new();
         for _ in 0..concurrent {

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use timeline::auth::TokenKey;
 
 use crate::{
-    http::{Call, Latencies, Pool},
+    http::{ApiCall, Latencies, Pool},
     redis_server::{TestServer, free_port},
     servers::{Memcached, Postgres, Process, Rabbit, publish_map},
 };
@@ -141,16 +141,16 @@ impl Site {
         (listen, admin)
     }
 
-    fn call(&self, user: i64, method: &'static str, path: &str, body: &str) -> Call {
+    fn call(&self, user: i64, method: &'static str, path: &str, body: &str) -> ApiCall {
         let token = format!("Bearer {}", self.tokens.issue(user, Duration::from_secs(3600)));
-        Call { method, path: path.to_owned(), token, body: body.to_owned() }
+        ApiCall { method, path: path.to_owned(), token, body: body.to_owned() }
     }
 
-    fn home(&self, user: i64) -> Call {
+    fn home(&self, user: i64) -> ApiCall {
         self.call(user, "GET", "/v1/timelines/home?limit=50", "")
     }
 
-    fn post(&self, author: i64, number: usize) -> Call {
+    fn post(&self, author: i64, number: usize) -> ApiCall {
         self.call(author, "POST", "/v1/tweets", &format!("{{\"body\":\"bench {number}\"}}"))
     }
 

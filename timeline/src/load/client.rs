@@ -45,7 +45,7 @@ impl FromStr for Base {
 
 /// A request; by default `GET` without a body and without a token.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Call {
+pub(super) struct ApiCall {
     pub(super) method: Method,
     pub(super) path: String,
     /// The bearer token.
@@ -55,9 +55,9 @@ pub(super) struct Call {
     pub(super) json: String,
 }
 
-impl Call {
-    pub(super) fn get(path: impl Into<String>, token: Option<&str>) -> Call {
-        Call { path: path.into(), token: token.map(str::to_owned), ..Call::default() }
+impl ApiCall {
+    pub(super) fn get(path: impl Into<String>, token: Option<&str>) -> ApiCall {
+        ApiCall { path: path.into(), token: token.map(str::to_owned), ..ApiCall::default() }
     }
 }
 
@@ -78,7 +78,7 @@ impl Client {
     ///
     /// # Errors
     /// Returns an error if the service refused the request, did not answer in time, or its response is of another form.
-    pub(super) async fn fetch<T: DeserializeOwned>(&mut self, call: &Call) -> anyhow::Result<T> {
+    pub(super) async fn fetch<T: DeserializeOwned>(&mut self, call: &ApiCall) -> anyhow::Result<T> {
         let body = self.send_until_done(call).await?;
         serde_json::from_slice(&body).with_context(|| format!("the response to {}", call.path))
     }
@@ -87,7 +87,7 @@ impl Client {
     ///
     /// # Errors
     /// Returns an error if the service refused the request or did not answer in time.
-    pub(super) async fn send_until_done(&mut self, call: &Call) -> anyhow::Result<Bytes> {
+    pub(super) async fn send_until_done(&mut self, call: &ApiCall) -> anyhow::Result<Bytes> {
         let end = Instant::now() + PATIENCE;
         loop {
             let answer = self.send(call).await;
@@ -104,7 +104,7 @@ impl Client {
     }
 
     /// A single attempt; after a failure the next one goes to the next service, on a new connection.
-    pub(super) async fn send(&mut self, call: &Call) -> anyhow::Result<(StatusCode, Bytes)> {
+    pub(super) async fn send(&mut self, call: &ApiCall) -> anyhow::Result<(StatusCode, Bytes)> {
         let base = self.bases.get(self.next).context("no service is named")?.clone();
         let sent = timeout(LIMIT, self.exchange(&base, call)).await;
         let result = sent.unwrap_or_else(|_| Err(anyhow::anyhow!("no response in time")));
@@ -115,7 +115,7 @@ impl Client {
         result.with_context(|| format!("http://{}{}", base.authority, call.path))
     }
 
-    async fn exchange(&mut self, base: &Base, call: &Call) -> anyhow::Result<(StatusCode, Bytes)> {
+    async fn exchange(&mut self, base: &Base, call: &ApiCall) -> anyhow::Result<(StatusCode, Bytes)> {
         let mut connection = match self.connection.take().filter(|connection| !connection.is_closed()) {
             Some(connection) => connection,
             None => open(base).await?,

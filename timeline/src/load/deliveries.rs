@@ -12,8 +12,8 @@ use tokio::task::JoinSet;
 
 use super::{
     Base, acks,
-    client::{Call, Client},
-    graph::{Graph, User},
+    client::{ApiCall, Client},
+    graph::{Graph, GraphUser},
 };
 
 const READERS: usize = 8;
@@ -74,7 +74,7 @@ pub async fn verify_tweets(
     let mut readers = JoinSet::new();
     for number in 0..READERS {
         let (mut client, acked) = (Client::new(bases.clone(), number), acked.clone());
-        let users: Vec<User> = graph.users.iter().skip(number).step_by(READERS).cloned().collect();
+        let users: Vec<GraphUser> = graph.users.iter().skip(number).step_by(READERS).cloned().collect();
         readers.spawn(async move {
             let mut summary = TweetSummary::default();
             for user in users {
@@ -103,7 +103,7 @@ impl TweetSummary {
 
 async fn verify_user(
     client: &mut Client,
-    user: &User,
+    user: &GraphUser,
     acked: &BTreeMap<u64, BTreeSet<u64>>,
     end: Instant,
 ) -> anyhow::Result<TweetSummary> {
@@ -132,7 +132,7 @@ async fn read_timeline(client: &mut Client, path: &str, token: Option<&str>) -> 
     let mut stored = Stored::default();
     let mut cursor = String::new();
     loop {
-        let page: ReceivedTweets = client.fetch(&Call::get(format!("{path}?limit={PAGE}{cursor}"), token)).await?;
+        let page: ReceivedTweets = client.fetch(&ApiCall::get(format!("{path}?limit={PAGE}{cursor}"), token)).await?;
         let counter = if page.source == "db" { &mut stored.from_database } else { &mut stored.from_cache };
         *counter += page.tweets.len() as u64;
         stored.ids.extend(page.tweets.iter().map(|tweet| tweet.id));

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use super::{
     Base,
-    client::{Call, Client},
+    client::{ApiCall, Client},
 };
 
 const CLIENTS: usize = 8;
@@ -25,12 +25,12 @@ const CLIENTS: usize = 8;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Graph {
     /// The users.
-    pub users: Vec<User>,
+    pub users: Vec<GraphUser>,
 }
 
 /// A user of the graph.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct User {
+pub struct GraphUser {
     /// The id.
     pub id: u64,
     /// A token that names the user.
@@ -87,24 +87,25 @@ pub async fn create_graph(bases: Vec<Base>, registrar: &str, users: usize, follo
             let mut share = Vec::new();
             for (index, user) in created.iter().enumerate().skip(number).step_by(CLIENTS) {
                 let followees = choose_followees(index, ids.len(), follows);
-                let user = User { follows: followees.into_iter().map(|other| ids[other]).collect(), ..user.clone() };
+                let user =
+                    GraphUser { follows: followees.into_iter().map(|other| ids[other]).collect(), ..user.clone() };
                 for followee in &user.follows {
                     let path = format!("/v1/users/{followee}/follow");
                     let token = Some(user.token.clone());
-                    client.send_until_done(&Call { method: Method::PUT, path, token, ..Call::default() }).await?;
+                    client.send_until_done(&ApiCall { method: Method::PUT, path, token, ..ApiCall::default() }).await?;
                 }
-                client.send_until_done(&Call::get("/v1/timelines/home", Some(&user.token))).await?;
+                client.send_until_done(&ApiCall::get("/v1/timelines/home", Some(&user.token))).await?;
                 share.push(user);
             }
-            Ok::<Vec<User>, anyhow::Error>(share)
+            Ok::<Vec<GraphUser>, anyhow::Error>(share)
         });
     }
     collect(tasks).await
 }
 
-async fn create_users(bases: &[Base], registrar: &str, users: usize) -> anyhow::Result<Vec<User>> {
+async fn create_users(bases: &[Base], registrar: &str, users: usize) -> anyhow::Result<Vec<GraphUser>> {
     #[derive(Deserialize)]
-    struct Created {
+    struct CreatedUser {
         id: u64,
         token: String,
     }
@@ -116,17 +117,17 @@ async fn create_users(bases: &[Base], registrar: &str, users: usize) -> anyhow::
             for index in (number..users).step_by(CLIENTS) {
                 let json = format!("{{\"name\":\"user {index}\"}}");
                 let (method, path) = (Method::POST, "/v1/users".to_owned());
-                let call = Call { method, path, token: token.clone(), json, ..Call::default() };
-                let Created { id, token } = client.fetch(&call).await?;
-                share.push(User { id, token, follows: BTreeSet::new() });
+                let call = ApiCall { method, path, token: token.clone(), json, ..ApiCall::default() };
+                let CreatedUser { id, token } = client.fetch(&call).await?;
+                share.push(GraphUser { id, token, follows: BTreeSet::new() });
             }
-            Ok::<Vec<User>, anyhow::Error>(share)
+            Ok::<Vec<GraphUser>, anyhow::Error>(share)
         });
     }
     Ok(collect(tasks).await?.users)
 }
 
-async fn collect(mut tasks: JoinSet<anyhow::Result<Vec<User>>>) -> anyhow::Result<Graph> {
+async fn collect(mut tasks: JoinSet<anyhow::Result<Vec<GraphUser>>>) -> anyhow::Result<Graph> {
     let mut users = Vec::new();
     while let Some(share) = tasks.join_next().await {
         users.extend(share??);

@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 
 use super::{
     Base, acks,
-    client::{Call, Client},
+    client::{ApiCall, Client},
 };
 use crate::entries::store::CAP;
 
@@ -77,7 +77,7 @@ async fn timeline(client: &mut Client, uid: u64) -> anyhow::Result<BTreeSet<u64>
     let mut stored = BTreeSet::new();
     let mut cursor = String::new();
     loop {
-        let call = Call::get(format!("/v1/timelines/{uid}?limit={CAP}{cursor}"), None);
+        let call = ApiCall::get(format!("/v1/timelines/{uid}?limit={CAP}{cursor}"), None);
         let page: TimelinePage = client.fetch(&call).await?;
         stored.extend(&page.entries);
         match page.next_max_id {

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use super::{
     Base,
     acks::Acks,
-    client::{Call, Client},
+    client::{ApiCall, Client},
     graph::{Graph, scatter},
 };
 
@@ -170,7 +170,7 @@ async fn writer(shared: Arc<Shared>, number: u64, acks: Sender<(u64, u64)>) -> a
         if turn % READ_EVERY == 0
             && let Some(token) = &write.call.token
         {
-            let (read, sent) = (Call::get("/v1/timelines/home", Some(token)), Instant::now());
+            let (read, sent) = (ApiCall::get("/v1/timelines/home", Some(token)), Instant::now());
             if send_until_acknowledged(&shared, &mut client, &read, 200).await?.is_some() {
                 shared.note_time(sent);
             }
@@ -214,7 +214,7 @@ struct Write {
     user: u64,
     /// The entry's id; a tweet gets its id from the service.
     id: Option<u64>,
-    call: Call,
+    call: ApiCall,
 }
 
 impl Write {
@@ -226,11 +226,15 @@ impl Write {
                 let user = index + 1;
                 let path = format!("/v1/timelines/{user}/entries");
                 let json = format!("{{\"id\":{id}}}");
-                Ok(Write { user, id: Some(id), call: Call { method: Method::POST, path, json, ..Call::default() } })
+                Ok(Write {
+                    user,
+                    id: Some(id),
+                    call: ApiCall { method: Method::POST, path, json, ..ApiCall::default() },
+                })
             }
             Target::Tweets(graph) => {
                 let author = graph.users.get(usize::try_from(index)?).context("the graph has no users")?;
-                let call = Call {
+                let call = ApiCall {
                     method: Method::POST,
                     path: "/v1/tweets".to_owned(),
                     token: Some(author.token.clone()),
@@ -246,10 +250,10 @@ impl Write {
 /// Reads the id in the response to a post.
 fn created_id(body: &Bytes) -> anyhow::Result<u64> {
     #[derive(Deserialize)]
-    struct Created {
+    struct CreatedTweet {
         id: u64,
     }
-    let Created { id } = serde_json::from_slice(body).context("the response to a post")?;
+    let CreatedTweet { id } = serde_json::from_slice(body).context("the response to a post")?;
     Ok(id)
 }
 
@@ -257,7 +261,7 @@ fn created_id(body: &Bytes) -> anyhow::Result<u64> {
 async fn send_until_acknowledged(
     shared: &Shared,
     client: &mut Client,
-    call: &Call,
+    call: &ApiCall,
     status: u16,
 ) -> anyhow::Result<Option<Bytes>> {
     let mut give_up_at = None;
