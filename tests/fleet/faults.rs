@@ -84,6 +84,21 @@ fn missing_sudo_is_reported() {
     assert_eq!(exec.stdout, "redis-01: plain\n");
     project.run_provision(&["--yes"]).assert_status(4).assert_snapshot("fleet-file-without-permission");
     assert_eq!(fleet.read_file("redis-01", FILE_PATH), None);
+
+    // What it may change, it changes, with the handlers that are pending in a file of its own.
+    project.write_play(
+        "redis-01",
+        "[[play.step]]
+file = { dest = \"/home/plain/own\", content = \"own\", owner = \"plain\", group = \"plain\" }
+notify = \"note\"
+
+[[play.handler]]
+name = \"note\"
+command = { argv = [\"/usr/bin/touch\", \"/home/plain/noted\"] }
+",
+    );
+    project.run_provision(&["--yes"]).assert_status(0);
+    assert!(fleet.read_file("redis-01", "/home/plain/noted").is_some());
     fleet.run_as_root("redis-01", "userdel --remove plain 2>/dev/null");
 }
 

@@ -7,6 +7,7 @@ use dunlin::protocol::shard::{CopyResult, ShardReply, ShardRequest, VerifyResult
 use crate::agent_process::{AgentProcess, read_replies};
 use crate::fixture::{MoveFixture, admin_credentials, connect_admin};
 use crate::key_load::{BIG_KEY, KeyClients, KeyShape};
+use crate::moves::run_copy;
 
 /// Memory of an agent, in bytes, at most.
 const MAX_AGENT_MEMORY: u64 = 100 << 20;
@@ -47,7 +48,9 @@ fn big_keys_of_every_type_move_under_writes_within_bounded_memory() {
         assert!(copied.fork_us > 0 && copied.longest_wait_us() >= copied.fork_us, "{name}: {copied:?}");
         assert!(verified.longest_wait_us > 0, "{name}: {verified:?}");
         eprintln!("{name}: the longest wait was {:?}, reported: {verified:?}", clients.take_longest_wait());
+        // The agent has exited, so its copy follows the source no more.
         let spec = fixture.move_spec(0, 1);
+        run_copy(&fixture, spec.clone()).unwrap();
         fixture.run_request(ShardRequest::CutOver(spec)).unwrap();
         let digest = |n: u8| {
             let mut connection = connect_admin(&fixture.address(n)).unwrap();

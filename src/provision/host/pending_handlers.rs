@@ -3,21 +3,24 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::atomic_file::{Attributes, write_atomically};
-
-const STATE_DIR: &str = "/var/lib/dunlin";
-const PENDING_HANDLERS_FILE: &str = "/var/lib/dunlin/pending.json";
+use crate::lock::state_folder;
 
 /// The notified handlers, by play and name.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PendingHandlers {
     handlers: BTreeSet<String>,
+}
+
+/// Returns the path of the file: an agent without root has its own, as only root can read root's.
+fn pending_handlers_file() -> PathBuf {
+    state_folder().join("pending.json")
 }
 
 /// Returns the key of a handler in the file.
@@ -31,10 +34,11 @@ impl PendingHandlers {
     /// # Errors
     /// Returns an error if the file cannot be read or is not valid.
     pub fn load_file() -> Result<Self> {
-        match fs::read(PENDING_HANDLERS_FILE) {
-            Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("{PENDING_HANDLERS_FILE} is broken")),
+        let file = pending_handlers_file();
+        match fs::read(&file) {
+            Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("{} is broken", file.display())),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(error).context(PENDING_HANDLERS_FILE),
+            Err(error) => Err(error).with_context(|| file.display().to_string()),
         }
     }
 
@@ -66,13 +70,16 @@ impl PendingHandlers {
     }
 
     fn save(&self) -> Result<()> {
-        fs::create_dir_all(STATE_DIR).context(STATE_DIR)?;
+        let (folder, file) = (state_folder(), pending_handlers_file());
+        fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         if self.handlers.is_empty() {
-            return match fs::remove_file(PENDING_HANDLERS_FILE) {
-                Err(error) if error.kind() != ErrorKind::NotFound => Err(error).context(PENDING_HANDLERS_FILE),
+            return match fs::remove_file(&file) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    Err(error).with_context(|| file.display().to_string())
+                }
                 _ => Ok(()),
             };
         }
-        write_atomically(Path::new(PENDING_HANDLERS_FILE), &serde_json::to_vec(self)?, &Attributes::with_mode(0o600))
+        write_atomically(&file, &serde_json::to_vec(self)?, &Attributes::with_mode(0o600))
     }
 }
