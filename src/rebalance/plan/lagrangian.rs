@@ -6,6 +6,11 @@
 //! (Geoffrion, "Lagrangean relaxation for integer programming", 1974); subgradient steps look for multipliers that make
 //! it large. With the best multipliers, the cost of a host above that of the cheapest shows which hosts a good plan can
 //! use.
+//!
+//! An LP solver proves the same bound, but only for small fleets: microlp 0.7 (release build, one resource, one replica)
+//! takes 0.05 s for 256 shards on 16 hosts, 0.3 s for 512 on 32 and 1.6 s for 1,024 on 64, each step five times as long
+//! as the one before; 16,384 on 1,000 have 250 times as many variables as the last, and two seconds. The multipliers
+//! also guide the search. So there is one bound for all sizes, and no solver.
 
 use super::model::{Model, NO_LIMIT};
 use super::resource::HostResource::{self, Bytes};
