@@ -36,6 +36,18 @@ fn write_until_stopped(connection: &mut Connection, is_stopped: &AtomicBool) {
     }
 }
 
+/// Runs something while a source is written to, so that no full sync of it succeeds.
+fn run_under_writes(fixture: &MoveFixture, run: impl FnOnce()) {
+    let is_stopped = AtomicBool::new(false);
+    let mut writer = connect_admin(&fixture.address(0)).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| write_until_stopped(&mut writer, &is_stopped));
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+        is_stopped.store(true, Ordering::Relaxed);
+        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+}
+
 /// Fills a source whose full syncs take seconds, and lets its output buffer for replicas hold less than is written to it
 /// meanwhile.
 fn fill_and_limit_output_buffer(source: &mut Connection) {
@@ -79,19 +91,11 @@ fn copies_that_overflow_the_output_buffer_end_with_their_reason() {
     let mut source = connect_admin(&fixture.address(0)).unwrap();
     fill_and_limit_output_buffer(&mut source);
     let spec = fixture.move_spec(0, 1);
-    let is_stopped = AtomicBool::new(false);
-    let mut writer = connect_admin(&fixture.address(0)).unwrap();
-    std::thread::scope(|scope| {
-        scope.spawn(|| write_until_stopped(&mut writer, &is_stopped));
-        let failed = run_copy(&fixture, spec.clone());
-        let observed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let error = format!("{:#}", failed.unwrap_err());
-            messages::check("copy-that-overflows-the-output-buffer", [("copy", error)]);
-            // The writes go on, and the copy does not come back for them.
-            assert_no_more_syncs(&mut source);
-        }));
-        is_stopped.store(true, Ordering::Relaxed);
-        observed.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    run_under_writes(&fixture, || {
+        let error = format!("{:#}", run_copy(&fixture, spec.clone()).unwrap_err());
+        messages::check("copy-that-overflows-the-output-buffer", [("copy", error)]);
+        // The writes go on, and the copy does not come back for them.
+        assert_no_more_syncs(&mut source);
     });
     // With a larger buffer the same move goes on.
     redis::cmd("CONFIG")
@@ -135,21 +139,11 @@ fn copies_whose_agent_was_killed_stop_costing_the_source() {
     let mut source = connect_admin(&fixture.address(0)).unwrap();
     fill_and_limit_output_buffer(&mut source);
     let spec = fixture.move_spec(0, 1);
-    let is_stopped = AtomicBool::new(false);
-    let mut writer = connect_admin(&fixture.address(0)).unwrap();
-    std::thread::scope(|scope| {
-        // With these writes, no full sync succeeds.
-        scope.spawn(|| write_until_stopped(&mut writer, &is_stopped));
-        let observed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let agent = AgentProcess::start_agent(&fixture, &[ShardRequest::Copy(spec.clone())], None);
-            wait_until(Duration::from_secs(60), || {
-                info_field(&mut source, "persistence", "rdb_bgsave_in_progress") == "1"
-            });
-            agent.kill_with_watches();
-            assert_no_more_syncs(&mut source);
-        }));
-        is_stopped.store(true, Ordering::Relaxed);
-        observed.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    run_under_writes(&fixture, || {
+        let agent = AgentProcess::start_agent(&fixture, &[ShardRequest::Copy(spec.clone())], None);
+        wait_until(Duration::from_secs(60), || info_field(&mut source, "persistence", "rdb_bgsave_in_progress") == "1");
+        agent.kill_with_watches();
+        assert_no_more_syncs(&mut source);
     });
     // Nor does it for a target that starts again.
     fixture.kill_instance(1);
