@@ -84,10 +84,12 @@ fn git_runs_no_program_of_the_sources() {
         path.to_str().unwrap().to_owned()
     };
     let signature = "-----BEGIN PGP SIGNATURE-----\\n\\nx\\n-----END PGP SIGNATURE-----\\n";
-    let signer = write_program("sign", &format!("echo '[GNUPG:] SIG_CREATED x' >&2\nprintf -- '{signature}'"));
+    // It reads what it signs: git takes a closed pipe for a failure.
+    let signer =
+        write_program("sign", &format!("cat >/dev/null\necho '[GNUPG:] SIG_CREATED x' >&2\nprintf -- '{signature}'"));
     run_git(&project, &["-c", &format!("gpg.program={signer}"), "commit", "-q", "-S", "-m", "first"]);
     // The settings of a repository from somebody else, with a program that tells what it can see.
-    let program = &write_program("spy", &format!("env >>{}", project.path("seen").display()));
+    let program = &write_program("spy", &format!("env >>{}\ncat >/dev/null", project.path("seen").display()));
     run_git(&project, &["config", "core.fsmonitor", program]);
     run_git(&project, &["config", "log.showSignature", "true"]);
     run_git(&project, &["config", "gpg.program", program]);
