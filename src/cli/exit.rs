@@ -1,6 +1,7 @@
 //! The exit codes. Scripts rely on them.
 
 use crate::deploy::rollout::{DeployPlanError, RunResult};
+use crate::rebalance::run_end::RunEnd;
 
 /// The exit code of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,5 +55,15 @@ impl Exit {
             })
             .collect();
         [Self::Error, Self::Refused, Self::Partial].into_iter().find(|exit| exits.contains(exit))
+    }
+}
+
+impl From<RunEnd> for Exit {
+    fn from(end: RunEnd) -> Self {
+        match end {
+            RunEnd::Complete => Self::Done,
+            RunEnd::Partial => Self::Partial,
+            RunEnd::Interrupted => Self::Interrupted,
+        }
     }
 }

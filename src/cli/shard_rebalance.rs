@@ -13,21 +13,20 @@ use super::outcome::CommandOutcome;
 use super::output_file::write_output_file;
 use super::plan_args::PlanArgs;
 use super::project::find_project;
-use super::shard_apply::{
-    ApplyRequest, Estimate, RunTotals, apply_and_report, lock_hosts_and_start_run, run_preflight,
-};
+use super::shard_apply::{add_totals, apply_and_report, lock_hosts_and_start_run, run_preflight};
 use super::shard_files::ShardFiles;
 use super::throttle_args::ThrottleArgs;
 use crate::plan::{DigestKey, to_sealed_json};
 use crate::project::load_digest_key;
 use crate::rebalance::apply::planned_moves;
-
 use crate::rebalance::finish::ApplyOptions;
 use crate::rebalance::needs::DemandOptions;
 use crate::rebalance::observation::Observation;
 use crate::rebalance::observe::observe_for_plan;
 use crate::rebalance::plan_file::SavedPlan;
 use crate::rebalance::planning::{load_observation, load_plan, make_plan};
+use crate::rebalance::run_end::RunTotals;
+use crate::rebalance::run_moves::{Estimate, MovesRequest};
 use crate::rebalance::start_check::{ensure_no_pending_moves, ensure_unchanged};
 use crate::report::{Reporter, format_rebalance};
 
@@ -79,7 +78,7 @@ impl ShardRebalance {
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
         let (reporter, id, mut totals) = (common.new_reporter(), common.run.to_string(), RunTotals::default());
         let result = self.run_rebalance(common, &id, &reporter, &mut totals).await;
-        totals.print_summary(result)
+        add_totals(totals, result)
     }
 
     async fn run_rebalance(
@@ -132,7 +131,7 @@ impl ShardRebalance {
             ..ApplyOptions::default()
         };
         let estimate = Some(Estimate::from_plan(plan));
-        apply_and_report(&files, &context, &ApplyRequest { id, moves: &moves, options, estimate }, reporter, totals)
+        apply_and_report(&files, &context, &MovesRequest { id, moves: &moves, options, estimate }, reporter, totals)
             .await
     }
 

@@ -27,15 +27,15 @@ use super::confirm::require_confirmation;
 use super::connect_args::ConnectArgs;
 use super::exit::Exit;
 use super::outcome::CommandOutcome;
-use super::shard_apply::{RunTotals, lock_hosts_and_start_run};
+use super::shard_apply::{add_totals, lock_hosts_and_start_run};
 use super::shard_files::ShardFiles;
 use crate::protocol::shard::{MoveState, ReplicationRole};
 use crate::rebalance::RebalanceContext;
-
 use crate::rebalance::describe_status::describe_status;
 use crate::rebalance::move_action::MoveAction;
 use crate::rebalance::open_moves::{OpenMove, list_open_moves};
 use crate::rebalance::resume::{MoveStatus, abort_move, list_latest_moves};
+use crate::rebalance::run_end::RunTotals;
 use crate::report::Reporter;
 
 /// Inspect and manage shards
@@ -134,7 +134,7 @@ impl ShardsArgs {
             }
         }
         .await;
-        totals.print_summary(result)
+        add_totals(totals, result)
     }
 
     /// Returns the command's name.

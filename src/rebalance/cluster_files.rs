@@ -61,6 +61,15 @@ impl ClusterFiles {
         Ok(self.hosts_named(&names))
     }
 
+    /// Returns the names of the shard hosts that a run is connected to: those that it locks.
+    ///
+    /// # Errors
+    /// See [`Self::shard_hosts`].
+    pub fn connected_shard_hosts(&self, context: &RebalanceContext<'_>) -> RunResult<Vec<String>> {
+        let names = self.shard_hosts()?.into_iter().map(|host| host.name.clone());
+        Ok(names.filter(|name| !context.hosts.unreachable.contains(name)).collect())
+    }
+
     /// Returns the shard hosts and the consumers of the map.
     ///
     /// # Errors

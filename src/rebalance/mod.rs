@@ -32,6 +32,7 @@ pub mod replica;
 pub mod replica_health;
 pub mod restart;
 pub mod resume;
+pub mod run_end;
 pub mod run_error;
 pub mod run_moves;
 pub mod start_check;

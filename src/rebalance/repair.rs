@@ -165,8 +165,8 @@ pub async fn check_health(
     primaries: &BTreeMap<ShardId, ObservedInstance>,
     open_moves: &[&MoveState],
 ) -> RunResult<ReplicaHealth> {
-    let hosts = cluster.shard_hosts()?.into_iter().map(|host| host.name.as_str());
-    let hosts: Vec<&str> = hosts.filter(|host| !context.hosts.unreachable.contains(*host)).collect();
+    let hosts = cluster.connected_shard_hosts(context)?;
+    let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
     Ok(check_replicas(context, map, &hosts, primaries, open_moves).await?)
 }
 

@@ -50,6 +50,11 @@ impl RunError {
         Self::new(RunErrorKind::Failed, anyhow::anyhow!("{text}"))
     }
 
+    /// Creates the error of a failed preflight.
+    pub fn preflight_failed(reasons: &[String]) -> Self {
+        Self::refused(format!("preflight failed; no changes were made\n  {}", reasons.join("\n  ")))
+    }
+
     /// Adds a next step.
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());

@@ -1,11 +1,14 @@
 //! Runs moves, and saves after each of them which ones remain: a later run can finish those.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use super::RebalanceContext;
 use super::apply::{MoveObserver, PlannedMove, RebalanceOutcome, apply_moves};
 use super::connected_hosts::ProgressFn;
 use super::finish::{ApplyOptions, MoveResult};
+use super::plan::RebalancePlan;
+use super::run_end::RunEnd;
 use super::run_error::RunResult;
 use super::state_files::{StateFileError, StateFiles};
 
@@ -17,6 +20,26 @@ pub struct MovesRequest<'a> {
     pub moves: &'a [PlannedMove],
     /// The options of the moves.
     pub options: ApplyOptions,
+    /// The estimate of the plan, if there is one.
+    pub estimate: Option<Estimate>,
+}
+
+/// The estimate of a plan, for comparison with the outcome.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Estimate {
+    /// Bytes to copy.
+    pub bytes: u64,
+    /// Seconds from the first copy to the last cutover.
+    pub seconds: f64,
+    /// Write pause of a shard, in milliseconds.
+    pub gap_ms: f64,
+}
+
+impl Estimate {
+    /// Returns the estimate of a plan.
+    pub fn from_plan(plan: &RebalancePlan) -> Self {
+        Self { bytes: plan.bytes_moved, seconds: plan.estimated_seconds, gap_ms: plan.predicted_write_gap_ms }
+    }
 }
 
 /// Receives what happens in a run of moves.
@@ -35,12 +58,18 @@ pub struct MovesRun {
     pub outcome: RebalanceOutcome,
     /// The moves that are not done, in their order.
     pub remaining: Vec<PlannedMove>,
+    /// Seconds from start to end.
+    pub seconds: f64,
+    /// Whether it was interrupted, perhaps after its last step.
+    pub is_interrupted: bool,
 }
 
 impl MovesRun {
-    /// Returns whether all moves are done and all old instances are retired, or kept on request.
-    pub fn is_complete(&self) -> bool {
-        self.remaining.is_empty() && self.outcome.moved.values().all(|moved| moved.retire_blocked.is_none())
+    /// Returns how it ended. It is complete if all moves are done and all old instances are retired, or kept on request.
+    pub fn end(&self) -> RunEnd {
+        let is_complete =
+            self.remaining.is_empty() && self.outcome.moved.values().all(|moved| moved.retire_blocked.is_none());
+        RunEnd::new(is_complete, self.is_interrupted)
     }
 }
 
@@ -54,6 +83,7 @@ pub async fn run_moves(
     request: &MovesRequest<'_>,
     observer: &RunObserver<'_>,
 ) -> RunResult<MovesRun> {
+    let begin = Instant::now();
     state.save_pending_moves(request.moves)?;
     state.save_throttle(&context.options.throttle_limits())?;
     let unfinished = Mutex::new(request.moves.to_vec());
@@ -72,5 +102,6 @@ pub async fn run_moves(
     let remaining: Vec<PlannedMove> =
         request.moves.iter().filter(|step| !outcome.moved.contains_key(&step.move_key())).cloned().collect();
     state.save_pending_moves(&remaining)?;
-    Ok(MovesRun { outcome, remaining })
+    let is_interrupted = context.hosts.fleet.cancellation.is_cancelled();
+    Ok(MovesRun { outcome, remaining, seconds: begin.elapsed().as_secs_f64(), is_interrupted })
 }

@@ -1,10 +1,12 @@
-//! Checks under the locks that a plan may still be applied.
+//! Checks before a run changes hosts: its preflight, and under the locks that its plan may still be applied.
 
 use anyhow::Result;
 use dunlin_shards::{ShardId, ShardMap};
 
-use super::apply::PlannedMove;
+use super::apply::{PlannedMove, preflight_moves};
 use super::cluster_files::ClusterFiles;
+use super::connected_hosts::ProgressFn;
+use super::needs::DemandOptions;
 use super::resume::{MoveStatus, list_latest_moves, move_status};
 use super::run_error::{RunError, RunResult};
 use super::{RebalanceContext, publish};
@@ -84,6 +86,25 @@ pub async fn ensure_unchanged(
             in_progress_error(&format!("a move of shard {shard} is in progress or was interrupted"))
         }
     })
+}
+
+/// Runs the preflight checks of the moves.
+///
+/// # Errors
+/// A check fails, or a host could not be asked; no changes were made.
+pub async fn ensure_preflight_passes(
+    context: &RebalanceContext<'_>,
+    moves: &[PlannedMove],
+    run: &str,
+    options: DemandOptions,
+    on_progress: ProgressFn<'_>,
+) -> RunResult<()> {
+    let reasons = preflight_moves(context, moves, run, options, on_progress).await?;
+    if reasons.is_empty() {
+        return Ok(());
+    }
+    Err(RunError::preflight_failed(&reasons)
+        .with_hint("fix these problems, or plan other moves with --targets, --max-moves or --max-concurrent-moves"))
 }
 
 /// Checks that no earlier run has moves to finish.

@@ -7,14 +7,15 @@ use super::resume::ResumeArgs;
 use crate::cli::command_error::CommandError;
 use crate::cli::confirm::require_confirmation;
 use crate::cli::exit::Exit;
-use crate::cli::shard_apply::{RunTotals, lock_hosts_and_start_run, print_event};
+use crate::cli::shard_apply::lock_hosts_and_start_run;
 use crate::rebalance::RebalanceContext;
 use crate::rebalance::apply::remaining_moves;
 use crate::rebalance::choose_instance::{HostChoice, assess_choice, discard_other_instance, open_chosen_instance};
 use crate::rebalance::move_action::MoveAction;
 use crate::rebalance::open_moves::list_open_moves;
 use crate::rebalance::resume::list_latest_moves;
-use crate::report::ProgressBars;
+use crate::rebalance::run_end::RunTotals;
+use crate::report::{ProgressBars, report_host_event};
 
 impl ShardsContext<'_> {
     /// Opens the chosen instance of a move that recovery cannot decide, and archives the other one.
@@ -50,7 +51,7 @@ impl ShardsContext<'_> {
         // The headers of the steps have the generation of the run from here on.
         let choice = self.find_choice(&context, shard, host, false).await?;
         let (reporter, progress) = (&self.reporter, ProgressBars::new(self.reporter.json, self.reporter.style.quiet));
-        let on_progress = |host: &str, event: &_| print_event(reporter, &progress, host, event);
+        let on_progress = |host: &str, event: &_| report_host_event(host, event, reporter, &progress);
         let archived = discard_other_instance(&context, &choice, &on_progress).await?;
         self.print_archived(shard, &choice.discarded_host, &archived);
         open_chosen_instance(&context, &choice, &on_progress).await?;

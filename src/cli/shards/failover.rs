@@ -8,13 +8,13 @@ use super::ShardsContext;
 use crate::cli::command_error::CommandError;
 use crate::cli::confirm::{require_confirmation, require_typed_text};
 use crate::cli::exit::Exit;
-use crate::cli::shard_apply::{RunTotals, lock_hosts_and_start_run, print_event};
-
+use crate::cli::shard_apply::lock_hosts_and_start_run;
 use crate::rebalance::RebalanceContext;
 use crate::rebalance::failover::apply::apply_failover;
 use crate::rebalance::failover::request::plan_current_failover;
 use crate::rebalance::failover::{FailoverOptions, FailoverPlan, FailoverScope, ReplicaToCreate};
-use crate::report::ProgressBars;
+use crate::rebalance::run_end::RunTotals;
+use crate::report::{ProgressBars, report_host_event};
 
 /// The flags of `shards failover`.
 #[derive(Debug, Args)]
@@ -95,7 +95,7 @@ impl ShardsContext<'_> {
     ) -> Result<bool, CommandError> {
         let progress = ProgressBars::new(self.reporter.json, self.reporter.style.quiet);
         let outcome = apply_failover(context, plan, &self.run_id, &|host, event| {
-            print_event(&self.reporter, &progress, host, event)
+            report_host_event(host, event, &self.reporter, &progress)
         })
         .await?;
         progress.clear_bars();

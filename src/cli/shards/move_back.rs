@@ -8,12 +8,14 @@ use super::dry_run::DryRunArgs;
 use crate::cli::command_error::CommandError;
 use crate::cli::confirm::require_confirmation;
 use crate::cli::exit::Exit;
-use crate::cli::shard_apply::{ApplyRequest, RunTotals, apply_and_report, lock_hosts_and_start_run};
+use crate::cli::shard_apply::{apply_and_report, lock_hosts_and_start_run};
 use crate::rebalance::finish::ApplyOptions;
 use crate::rebalance::move_action::MoveAction;
 use crate::rebalance::move_back::{MoveBackSelection, plan_moves_back};
 use crate::rebalance::open_moves::list_open_moves;
 use crate::rebalance::resume::list_latest_moves;
+use crate::rebalance::run_end::RunTotals;
+use crate::rebalance::run_moves::MovesRequest;
 
 /// The shards to move back.
 #[derive(Debug, Args)]
@@ -64,7 +66,7 @@ impl ShardsContext<'_> {
         lock_hosts_and_start_run(self.files, &mut context, "shards move-back", &self.run_id, &self.reporter).await?;
         let moves = plan_moves_back(&self.files.cluster, &context, &args.to_selection()).await?;
         let request =
-            ApplyRequest { id: &self.run_id, moves: &moves, options: ApplyOptions::default(), estimate: None };
+            MovesRequest { id: &self.run_id, moves: &moves, options: ApplyOptions::default(), estimate: None };
         apply_and_report(self.files, &context, &request, &self.reporter, totals).await
     }
 }

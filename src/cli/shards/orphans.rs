@@ -6,12 +6,10 @@ use serde_json::json;
 
 use super::ShardsContext;
 use crate::cli::command_error::CommandError;
-use crate::cli::shard_apply::{RunTotals, print_event};
 use crate::inventory::ByteSize;
 use crate::protocol::Event;
 use crate::protocol::shard::failover::ArchivedInstance;
 use crate::protocol::shard::{MoveRecord, MoveState};
-
 use crate::rebalance::RebalanceContext;
 use crate::rebalance::failover::ReplicaToCreate;
 use crate::rebalance::failover::apply::{FailoverResolution, archive_instance, resume_failovers};
@@ -19,7 +17,8 @@ use crate::rebalance::failover::create_replicas::create_replicas;
 use crate::rebalance::finish::MoveResult;
 use crate::rebalance::open_moves::OpenMove;
 use crate::rebalance::replica_health::ReplicaHealth;
-use crate::report::ProgressBars;
+use crate::rebalance::run_end::RunTotals;
+use crate::report::{ProgressBars, report_host_event};
 
 impl ShardsContext<'_> {
     /// Stops old primaries that came back, and archives their files. Returns the failures by shard.
@@ -71,7 +70,7 @@ impl ShardsContext<'_> {
         totals: &mut RunTotals,
     ) {
         let progress = ProgressBars::new(self.reporter.json, self.reporter.style.quiet);
-        let on_progress = |host: &str, event: &Event| print_event(&self.reporter, &progress, host, event);
+        let on_progress = |host: &str, event: &Event| report_host_event(host, event, &self.reporter, &progress);
         let results = create_replicas(context, replicas, &self.run_id, max_concurrent, &on_progress).await;
         progress.clear_bars();
         for (ReplicaToCreate { shard, host, .. }, result) in replicas.iter().zip(results) {
@@ -114,9 +113,10 @@ impl ShardsContext<'_> {
         let states: Vec<&MoveState> =
             open_moves.iter().map(|(state, _)| *state).filter(|s| s.failover.is_some()).collect();
         let progress = ProgressBars::new(self.reporter.json, self.reporter.style.quiet);
-        let results =
-            resume_failovers(context, &states, &|host, event| print_event(&self.reporter, &progress, host, event))
-                .await?;
+        let results = resume_failovers(context, &states, &|host, event| {
+            report_host_event(host, event, &self.reporter, &progress)
+        })
+        .await?;
         progress.clear_bars();
         for (state, result) in states.iter().zip(results) {
             let MoveState { shard, record: MoveRecord { from, to, .. }, .. } = state;

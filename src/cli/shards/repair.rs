@@ -8,7 +8,7 @@ use super::ShardsContext;
 use crate::cli::command_error::CommandError;
 use crate::cli::confirm::require_confirmation;
 use crate::cli::exit::Exit;
-use crate::cli::shard_apply::{RunTotals, lock_hosts_and_start_run, preflight_error};
+use crate::cli::shard_apply::lock_hosts_and_start_run;
 use crate::cli::throttle_args::ThrottleArgs;
 use crate::inventory::ByteSize;
 use crate::rebalance::RebalanceContext;
@@ -17,6 +17,8 @@ use crate::rebalance::open_moves::OpenMove;
 use crate::rebalance::publish::check_consumers;
 use crate::rebalance::repair::{RepairBlocker, RepairPlan, plan_repairs};
 use crate::rebalance::replica_health::{ReconcileOutcome, reconcile_instances};
+use crate::rebalance::run_end::RunTotals;
+use crate::rebalance::run_error::RunError;
 
 /// The flags of `shards repair`.
 #[derive(Debug, Args)]
@@ -148,5 +150,5 @@ async fn refuse_unready_consumers(context: &RebalanceContext<'_>) -> Result<(), 
     if reasons.is_empty() {
         return Ok(());
     }
-    Err(preflight_error(&reasons))
+    Err(RunError::preflight_failed(&reasons).into())
 }

@@ -9,7 +9,7 @@ use super::dry_run::DryRunArgs;
 use crate::cli::command_error::CommandError;
 use crate::cli::confirm::require_confirmation;
 use crate::cli::exit::Exit;
-use crate::cli::shard_apply::{ApplyRequest, RunTotals, apply_and_report, lock_hosts_and_start_run, run_preflight};
+use crate::cli::shard_apply::{apply_and_report, lock_hosts_and_start_run, run_preflight};
 use crate::cli::throttle_args::ThrottleArgs;
 use crate::inventory::ByteSize;
 use crate::rebalance::apply::PlannedMove;
@@ -19,6 +19,8 @@ use crate::rebalance::needs::DemandOptions;
 use crate::rebalance::observation::Observation;
 use crate::rebalance::observe;
 use crate::rebalance::restart::{RestartOptions, plan_restart_moves};
+use crate::rebalance::run_end::RunTotals;
+use crate::rebalance::run_moves::MovesRequest;
 use crate::rebalance::start_check::{ensure_no_pending_moves, ensure_unchanged};
 
 /// The flags of `shards restart`.
@@ -87,7 +89,7 @@ impl ShardsContext<'_> {
         ensure_unchanged(cluster, &context, &moves).await?;
         run_preflight(&context, &moves, &self.run_id, demand, &self.reporter).await?;
         let options = ApplyOptions { max_concurrent: args.throttle.max_concurrent(), ..ApplyOptions::default() };
-        let request = ApplyRequest { id: &self.run_id, moves: &moves, options, estimate: None };
+        let request = MovesRequest { id: &self.run_id, moves: &moves, options, estimate: None };
         apply_and_report(self.files, &context, &request, &self.reporter, totals).await
     }
 

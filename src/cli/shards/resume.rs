@@ -8,15 +8,12 @@ use super::dry_run::DryRunArgs;
 use crate::cli::command_error::CommandError;
 use crate::cli::confirm::require_confirmation;
 use crate::cli::exit::Exit;
-use crate::cli::shard_apply::{
-    ApplyRequest, RunTotals, apply_and_report, lock_hosts_and_start_run, print_event, run_preflight, warn_not_retired,
-};
+use crate::cli::shard_apply::{apply_and_report, lock_hosts_and_start_run, run_preflight};
 use crate::cli::throttle_args::ThrottleArgs;
 use crate::plan::format_count;
 use crate::protocol::shard::MoveState;
-use crate::rebalance::apply::{PlannedMove, remaining_moves};
-
 use crate::rebalance::RebalanceContext;
+use crate::rebalance::apply::{PlannedMove, remaining_moves};
 use crate::rebalance::cluster_files::UnreachableHost;
 use crate::rebalance::finish::ApplyOptions;
 use crate::rebalance::move_action::MoveAction;
@@ -26,7 +23,9 @@ use crate::rebalance::repair::{HealthCheck, check_current_health};
 use crate::rebalance::resume::{
     MoveStatus, adopt_external_moves, can_finish_without_hosts, list_latest_moves, resume_move,
 };
-use crate::report::ProgressBars;
+use crate::rebalance::run_end::RunTotals;
+use crate::rebalance::run_moves::MovesRequest;
+use crate::report::{ProgressBars, report_host_event, report_not_retired};
 
 /// The flags of `shards resume`.
 #[derive(Debug, Args)]
@@ -102,7 +101,7 @@ impl ShardsContext<'_> {
         }
         self.preflight_pending_moves(&mut context, &remaining, args).await?;
         let options = ApplyOptions { max_concurrent: args.throttle.max_concurrent(), ..ApplyOptions::default() };
-        let request = ApplyRequest { id: &self.run_id, moves: &remaining, options, estimate: None };
+        let request = MovesRequest { id: &self.run_id, moves: &remaining, options, estimate: None };
         apply_and_report(self.files, &context, &request, &self.reporter, totals).await
     }
 
@@ -239,7 +238,7 @@ impl ShardsContext<'_> {
         self.resume_failovers(context, open_moves, totals).await?;
         let progress = ProgressBars::new(reporter.json, reporter.style.quiet);
         let mut is_unfinished = false;
-        let on_progress = |host: &str, event: &_| print_event(reporter, &progress, host, event);
+        let on_progress = |host: &str, event: &_| report_host_event(host, event, reporter, &progress);
         let is_move = |(state, status): &&(&MoveState, MoveStatus)| {
             state.failover.is_none() && *status != MoveStatus::FinishedElsewhere
         };
@@ -255,7 +254,7 @@ impl ShardsContext<'_> {
                         if state.record.operation.creates_replica() { "has a replica on" } else { "is served by" };
                     progress.print_line(&format!("  shard {} {verb} {}", state.shard, state.record.to));
                     is_unfinished |= retire_blocked.is_some();
-                    retire_blocked.iter().for_each(|reason| warn_not_retired(state.shard, reason, reporter));
+                    retire_blocked.iter().for_each(|reason| report_not_retired(state.shard, reason, reporter));
                 }
                 Err(error) => {
                     totals.failed += 1;

@@ -6,11 +6,12 @@ use serde_json::json;
 use super::ShardsContext;
 use crate::cli::command_error::CommandError;
 use crate::cli::exit::Exit;
-use crate::cli::shard_apply::{RunTotals, lock_hosts_and_start_run, print_event};
+use crate::cli::shard_apply::lock_hosts_and_start_run;
 use crate::plan::format_count;
 use crate::rebalance::resume::list_latest_moves;
+use crate::rebalance::run_end::RunTotals;
 use crate::rebalance::verify::{InstancePair, list_pairs, verify_pair};
-use crate::report::ProgressBars;
+use crate::report::{ProgressBars, report_host_event};
 
 impl ShardsContext<'_> {
     /// Compares the primaries of the shards with their replicas and old instances; exits with 1 if keys differ.
@@ -30,7 +31,8 @@ impl ShardsContext<'_> {
         }
         let reporter = &self.reporter;
         let progress = ProgressBars::new(reporter.json, reporter.style.quiet);
-        let on_progress = |host: &str, event: &crate::protocol::Event| print_event(reporter, &progress, host, event);
+        let on_progress =
+            |host: &str, event: &crate::protocol::Event| report_host_event(host, event, reporter, &progress);
         let results = fleet.map_parallel(&pairs, |pair| verify_pair(&context, pair, &on_progress)).await;
         progress.clear_bars();
         let mut differing = 0;
