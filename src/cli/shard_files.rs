@@ -11,6 +11,7 @@ use crate::fleet::Fleet;
 use crate::plan::format_count;
 use crate::rebalance::RebalanceContext;
 use crate::rebalance::cluster_files::{ClusterFiles, UnreachableHost};
+use crate::report::report_missing_hosts;
 
 /// The files of shard commands, and the flags of their connections.
 pub struct ShardFiles {
@@ -49,9 +50,7 @@ impl ShardFiles {
         common: &CommonArgs,
     ) -> Result<RebalanceContext<'a>, CommandError> {
         let (context, missing) = self.connect_reachable(fleet).await?;
-        for (name, error) in &missing {
-            common.new_reporter().report_failure(name, &error.to_string(), Some(&error.hint()));
-        }
+        report_missing_hosts(&missing, &common.new_reporter());
         if !missing.is_empty() {
             let text = format!("{} cannot be reached; no changes were made", format_count(missing.len(), "host"));
             return Err(CommandError::with_message(Exit::Refused, text));

@@ -19,7 +19,6 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use dry_run::DryRunArgs;
 use dunlin_shards::ShardId;
-use serde_json::json;
 
 use super::CommonArgs;
 use super::command_error::CommandError;
@@ -29,14 +28,12 @@ use super::exit::Exit;
 use super::outcome::CommandOutcome;
 use super::shard_apply::{add_totals, lock_hosts_and_start_run};
 use super::shard_files::ShardFiles;
-use crate::protocol::shard::{MoveState, ReplicationRole};
 use crate::rebalance::RebalanceContext;
-use crate::rebalance::describe_status::describe_status;
 use crate::rebalance::move_action::MoveAction;
-use crate::rebalance::open_moves::{OpenMove, list_open_moves};
+use crate::rebalance::open_moves::list_open_moves;
 use crate::rebalance::resume::{MoveStatus, abort_move, list_latest_moves};
 use crate::rebalance::run_end::RunTotals;
-use crate::report::Reporter;
+use crate::report::{Reporter, report_actions, report_interruption, report_open_moves, report_planned_moves};
 
 /// Inspect and manage shards
 #[derive(Debug, Args)]
@@ -156,16 +153,6 @@ impl ShardsArgs {
 }
 
 impl ShardsContext<'_> {
-    fn print_moves(&self, open_moves: &[OpenMove<'_>]) {
-        for (state, status) in open_moves {
-            self.reporter.print_data(&format_move(state, *status));
-            self.reporter.print_json("move", json!({
-                "shard": state.shard, "from": state.record.from, "to": state.record.to, "step": state.phase,
-                "step_state": state.phase_state, "move_run": state.run, "status": status, "source": state.source_role, "target": state.target_role,
-            }));
-        }
-    }
-
     async fn abort_moves(&self, yes: bool, dry_run: DryRunArgs, totals: &mut RunTotals) -> Result<Exit, CommandError> {
         let fleet = self.files.build_fleet(self.common)?;
         let mut context = self.files.connect_all(&fleet, self.common).await?;
@@ -174,7 +161,7 @@ impl ShardsContext<'_> {
         }
         if !yes {
             let latest_moves = list_latest_moves(&context).await?;
-            self.print_moves(&list_open_moves(&context, &latest_moves)?);
+            report_open_moves(&list_open_moves(&context, &latest_moves)?, &self.reporter);
             require_confirmation("Roll back the moves that have not cut over?", yes)?;
         }
         lock_hosts_and_start_run(self.files, &mut context, "shards abort", &self.run_id, &self.reporter).await?;
@@ -207,7 +194,8 @@ impl ShardsContext<'_> {
         let is_unfinished = self.finish_moves(&context, &cut_over, totals).await?;
         totals.moves = revertible.len() + cut_over.len();
         if context.hosts.fleet.cancellation.is_cancelled() && (totals.failed > 0 || is_unfinished || is_skipped) {
-            return Ok(self.report_interrupted());
+            report_interruption(&self.reporter);
+            return Ok(Exit::Interrupted);
         }
         self.files.cluster.state.save_pending_moves(&[])?;
         Ok(if totals.failed > 0 || is_unfinished { Exit::Partial } else { Exit::Done })
@@ -225,41 +213,13 @@ impl ShardsContext<'_> {
         let found = list_latest_moves(context).await?;
         let open_moves = list_open_moves(context, &found)?;
         let pending = self.files.cluster.state.load_pending_moves()?;
-        self.print_moves(&open_moves);
-        totals.moves = self.print_actions(&open_moves, MoveAction::for_abort);
-        self.print_planned_moves(&pending, MoveAction::Discard);
+        report_open_moves(&open_moves, &self.reporter);
+        totals.moves = report_actions(&open_moves, MoveAction::for_abort, &self.reporter);
+        report_planned_moves(&pending, MoveAction::Discard, &self.reporter);
         let has_work = totals.moves > 0 || !pending.is_empty();
         if !has_work {
             self.reporter.print_data("nothing to abort");
         }
         Ok(dry_run.exit(has_work))
-    }
-
-    /// Reports an interruption, with the next step.
-    fn report_interrupted(&self) -> Exit {
-        self.reporter.print_status("interrupted; next: dunlin shards status, then dunlin shards resume or abort");
-        Exit::Interrupted
-    }
-}
-
-fn format_move(state: &MoveState, status: MoveStatus) -> String {
-    let what = describe_status(state, status);
-    format!(
-        "  shard {} {} ({}) → {} ({}): {what}; last step {} {}",
-        state.shard,
-        state.record.from,
-        role_name(&state.source_role),
-        state.record.to,
-        role_name(&state.target_role),
-        state.phase,
-        state.phase_state
-    )
-}
-
-fn role_name(role: &ReplicationRole) -> &'static str {
-    match role {
-        ReplicationRole::Primary { .. } => "primary",
-        ReplicationRole::Replica { .. } => "replica",
-        ReplicationRole::Unreachable => "down",
     }
 }

@@ -58,7 +58,7 @@ impl RepairPlan {
 
 /// Health of the replicas as far as it can be checked.
 #[derive(Debug)]
-pub enum HealthCheck {
+enum HealthCheck {
     /// All primaries answer.
     Checked(ReplicaHealth),
     /// A primary does not answer; with its error.
@@ -139,7 +139,7 @@ pub async fn plan_repairs(
 ///
 /// # Errors
 /// A host does not answer.
-pub async fn check_current_health(cluster: &ClusterFiles, context: &RebalanceContext<'_>) -> RunResult<HealthCheck> {
+async fn check_current_health(cluster: &ClusterFiles, context: &RebalanceContext<'_>) -> RunResult<HealthCheck> {
     let map = context.map_file.read()?;
     let latest_moves = list_latest_moves(context).await?;
     let open_moves = list_open_moves(context, &latest_moves)?;
@@ -152,6 +152,28 @@ pub async fn check_current_health(cluster: &ClusterFiles, context: &RebalanceCon
         }
         Err(error) => Ok(HealthCheck::PrimaryDown(error)),
     }
+}
+
+/// Whether `shards repair` has something to do.
+#[derive(Debug)]
+pub struct RepairAdvice {
+    /// It has.
+    pub is_needed: bool,
+    /// The error of a primary that does not answer: the replicas are not checked.
+    pub unchecked: Option<anyhow::Error>,
+}
+
+/// Returns whether `shards repair` has something to do.
+///
+/// # Errors
+/// A host does not answer.
+pub async fn advise_repair(cluster: &ClusterFiles, context: &RebalanceContext<'_>) -> RunResult<RepairAdvice> {
+    let (is_broken, unchecked) = match check_current_health(cluster, context).await? {
+        HealthCheck::Checked(health) => (health.needs_repair(), None),
+        HealthCheck::PrimaryDown(error) => (false, Some(error)),
+    };
+    let is_needed = is_broken || context.map_file.read()?.underreplicated_shards().next().is_some();
+    Ok(RepairAdvice { is_needed, unchecked })
 }
 
 /// Checks the replicas of these primaries on the hosts that answer.

@@ -5,6 +5,7 @@ mod escape;
 mod failover_text;
 mod json;
 mod moves_text;
+mod open_moves_text;
 mod plan_text;
 mod progress;
 mod rebalance_text;
@@ -18,7 +19,11 @@ mod style;
 pub use capacity_text::format_forecast;
 pub use escape::{escape_line, escape_text};
 pub use failover_text::format_failover;
-pub use moves_text::{report_host_event, report_moved, report_moves_run, report_not_retired, report_preflight_event};
+pub use moves_text::{report_host_event, report_moved, report_moves_run, report_preflight_event};
+pub use open_moves_text::{
+    report_actions, report_interruption, report_missing_hosts, report_open_move_event, report_open_moves,
+    report_outdated_consumer, report_pending_moves, report_planned_moves, report_unreachable_hosts,
+};
 pub use plan_text::{format_plan, format_summary};
 pub use progress::ProgressBars;
 pub use rebalance_text::format_rebalance;

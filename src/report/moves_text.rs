@@ -144,7 +144,7 @@ fn report_interrupted(outcome: &RebalanceOutcome, remaining: &[PlannedMove], rep
 }
 
 /// Prints that an old instance could not be retired.
-pub fn report_not_retired(shard: ShardId, reason: &str, reporter: &Reporter) {
+pub(super) fn report_not_retired(shard: ShardId, reason: &str, reporter: &Reporter) {
     let text = format!("moved, but its old instance is not retired: {reason}");
     reporter.report_failure(
         &format!("shard {shard}"),

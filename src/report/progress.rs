@@ -73,8 +73,9 @@ impl ProgressBars {
         }
     }
 
-    /// Removes the bars.
+    /// Removes the bars. Later events begin new ones.
     pub fn clear_bars(&self) {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clear();
         if let Some(multi) = &self.multi {
             // An error means that the terminal is gone.
             multi.clear().ok();

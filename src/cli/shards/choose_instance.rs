@@ -15,7 +15,7 @@ use crate::rebalance::move_action::MoveAction;
 use crate::rebalance::open_moves::list_open_moves;
 use crate::rebalance::resume::list_latest_moves;
 use crate::rebalance::run_end::RunTotals;
-use crate::report::{ProgressBars, report_host_event};
+use crate::report::{ProgressBars, report_actions, report_host_event, report_open_moves};
 
 impl ShardsContext<'_> {
     /// Opens the chosen instance of a move that recovery cannot decide, and archives the other one.
@@ -78,8 +78,8 @@ impl ShardsContext<'_> {
             .map_err(|error| CommandError::new(Exit::Refused, error).with_hint("dunlin shards status"))?;
         if print {
             let action = if choice.choice.chooses_target() { MoveAction::KeepTarget } else { MoveAction::KeepSource };
-            self.print_moves(&open_moves);
-            self.print_actions(&open_moves, |_, _| Some(action));
+            report_open_moves(&open_moves, &self.reporter);
+            report_actions(&open_moves, |_, _| Some(action), &self.reporter);
         }
         Ok(choice)
     }

@@ -14,7 +14,7 @@ use crate::rebalance::failover::apply::apply_failover;
 use crate::rebalance::failover::request::plan_current_failover;
 use crate::rebalance::failover::{FailoverOptions, FailoverPlan, FailoverScope, ReplicaToCreate};
 use crate::rebalance::run_end::RunTotals;
-use crate::report::{ProgressBars, report_host_event};
+use crate::report::{ProgressBars, report_host_event, report_unreachable_hosts};
 
 /// The flags of `shards failover`.
 #[derive(Debug, Args)]
@@ -52,8 +52,9 @@ impl ShardsContext<'_> {
     pub async fn run_failover(&self, args: &FailoverArgs, totals: &mut RunTotals) -> Result<Exit, CommandError> {
         let fleet = self.files.build_fleet(self.common)?;
         let (mut context, unreachable) = self.files.connect_reachable(&fleet).await?;
-        self.report_unreachable_hosts(&unreachable)?;
         let (cluster, options) = (&self.files.cluster, args.to_options());
+        report_unreachable_hosts(&unreachable, &self.reporter);
+        cluster.ensure_no_login_refused(&unreachable)?;
         let scope = FailoverScope::parse(cluster, &args.what)?;
         let plan = plan_current_failover(cluster, &context, &scope, options).await?;
         totals.moves = plan.promotions.len() + plan.degraded_primaries.len() + plan.replicas_to_create.len();

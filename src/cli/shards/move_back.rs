@@ -16,6 +16,7 @@ use crate::rebalance::open_moves::list_open_moves;
 use crate::rebalance::resume::list_latest_moves;
 use crate::rebalance::run_end::RunTotals;
 use crate::rebalance::run_moves::MovesRequest;
+use crate::report::{report_open_moves, report_planned_moves};
 
 /// The shards to move back.
 #[derive(Debug, Args)]
@@ -55,12 +56,12 @@ impl ShardsContext<'_> {
         if dry_run.dry_run {
             let moves = plan_moves_back(&self.files.cluster, &context, &args.to_selection()).await?;
             totals.moves = moves.len();
-            self.print_planned_moves(&moves, MoveAction::MoveBack);
+            report_planned_moves(&moves, MoveAction::MoveBack, &self.reporter);
             return Ok(dry_run.exit(!moves.is_empty()));
         }
         if !yes {
             let latest_moves = list_latest_moves(&context).await?;
-            self.print_moves(&list_open_moves(&context, &latest_moves)?);
+            report_open_moves(&list_open_moves(&context, &latest_moves)?, &self.reporter);
             require_confirmation("Move these shards back to their old instances?", yes)?;
         }
         lock_hosts_and_start_run(self.files, &mut context, "shards move-back", &self.run_id, &self.reporter).await?;

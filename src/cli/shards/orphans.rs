@@ -1,21 +1,17 @@
-//! Old primaries that came back, missing replicas and interrupted failovers: for `dunlin shards failover`, `repair` and
-//! `resume`.
+//! Old primaries that came back and missing replicas: for `dunlin shards failover` and `repair`.
 
 use dunlin_shards::ShardId;
 use serde_json::json;
 
 use super::ShardsContext;
-use crate::cli::command_error::CommandError;
 use crate::inventory::ByteSize;
 use crate::protocol::Event;
 use crate::protocol::shard::failover::ArchivedInstance;
-use crate::protocol::shard::{MoveRecord, MoveState};
 use crate::rebalance::RebalanceContext;
 use crate::rebalance::failover::ReplicaToCreate;
-use crate::rebalance::failover::apply::{FailoverResolution, archive_instance, resume_failovers};
+use crate::rebalance::failover::apply::archive_instance;
 use crate::rebalance::failover::create_replicas::create_replicas;
 use crate::rebalance::finish::MoveResult;
-use crate::rebalance::open_moves::OpenMove;
 use crate::rebalance::replica_health::ReplicaHealth;
 use crate::rebalance::run_end::RunTotals;
 use crate::report::{ProgressBars, report_host_event};
@@ -98,42 +94,6 @@ impl ShardsContext<'_> {
                 }
             }
         }
-    }
-
-    /// Finishes interrupted failovers.
-    ///
-    /// # Errors
-    /// The map cannot be published to a consumer.
-    pub async fn resume_failovers(
-        &self,
-        context: &RebalanceContext<'_>,
-        open_moves: &[OpenMove<'_>],
-        totals: &mut RunTotals,
-    ) -> Result<(), CommandError> {
-        let states: Vec<&MoveState> =
-            open_moves.iter().map(|(state, _)| *state).filter(|s| s.failover.is_some()).collect();
-        let progress = ProgressBars::new(self.reporter.json, self.reporter.style.quiet);
-        let results = resume_failovers(context, &states, &|host, event| {
-            report_host_event(host, event, &self.reporter, &progress)
-        })
-        .await?;
-        progress.clear_bars();
-        for (state, result) in states.iter().zip(results) {
-            let MoveState { shard, record: MoveRecord { from, to, .. }, .. } = state;
-            match result {
-                Ok(FailoverResolution::Promoted) => {
-                    self.reporter.print_data(&format!("  shard {shard} is served by {to}"))
-                }
-                Ok(FailoverResolution::Reverted) => {
-                    self.reporter.print_data(&format!("  shard {shard} is served by {from}, which answers again"));
-                }
-                Err(error) => {
-                    totals.failed += 1;
-                    self.reporter.report_failure(&format!("shard {shard}"), &format!("{error:#}"), None);
-                }
-            }
-        }
-        Ok(())
     }
 }
 

@@ -19,6 +19,7 @@ use crate::rebalance::repair::{RepairBlocker, RepairPlan, plan_repairs};
 use crate::rebalance::replica_health::{ReconcileOutcome, reconcile_instances};
 use crate::rebalance::run_end::RunTotals;
 use crate::rebalance::run_error::RunError;
+use crate::report::{report_open_moves, report_unreachable_hosts};
 
 /// The flags of `shards repair`.
 #[derive(Debug, Args)]
@@ -45,7 +46,8 @@ impl ShardsContext<'_> {
     pub async fn repair_shards(&self, args: &RepairArgs, totals: &mut RunTotals) -> Result<Exit, CommandError> {
         let fleet = self.files.build_fleet(self.common)?;
         let (mut context, unreachable) = self.files.connect_reachable(&fleet).await?;
-        self.report_unreachable_hosts(&unreachable)?;
+        report_unreachable_hosts(&unreachable, &self.reporter);
+        self.files.cluster.ensure_no_login_refused(&unreachable)?;
         let plan = self.plan_repairs(&context, args.throttle.max_concurrent()).await?;
         self.print_repairs(&plan);
         let is_complete = plan.unplaceable.is_empty() && unreachable.is_empty();
@@ -84,7 +86,7 @@ impl ShardsContext<'_> {
             match &blocker {
                 RepairBlocker::MovesInProgress(moves) => {
                     let moves: Vec<OpenMove<'_>> = moves.iter().map(|(state, status)| (state, *status)).collect();
-                    self.print_moves(&moves);
+                    report_open_moves(&moves, &self.reporter);
                 }
                 RepairBlocker::PrimaryDown(error) => self.print_unchecked_replicas(error),
                 RepairBlocker::Failed(_) => {}

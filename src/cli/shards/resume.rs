@@ -10,22 +10,25 @@ use crate::cli::confirm::require_confirmation;
 use crate::cli::exit::Exit;
 use crate::cli::shard_apply::{apply_and_report, lock_hosts_and_start_run, run_preflight};
 use crate::cli::throttle_args::ThrottleArgs;
-use crate::plan::format_count;
-use crate::protocol::shard::MoveState;
 use crate::rebalance::RebalanceContext;
-use crate::rebalance::apply::{PlannedMove, remaining_moves};
+use crate::rebalance::apply::PlannedMove;
 use crate::rebalance::cluster_files::UnreachableHost;
 use crate::rebalance::finish::ApplyOptions;
+use crate::rebalance::finish_moves::{OpenMoveObserver, finish_open_moves};
 use crate::rebalance::move_action::MoveAction;
 use crate::rebalance::needs::DemandOptions;
-use crate::rebalance::open_moves::{OpenMove, ensure_placements_are_known, list_open_moves, missing_hosts_error};
-use crate::rebalance::repair::{HealthCheck, check_current_health};
-use crate::rebalance::resume::{
-    MoveStatus, adopt_external_moves, can_finish_without_hosts, list_latest_moves, resume_move,
+use crate::rebalance::open_moves::{OpenMove, list_open_moves, missing_hosts_error};
+use crate::rebalance::repair::advise_repair;
+use crate::rebalance::resume::list_latest_moves;
+use crate::rebalance::resume_run::{
+    ResumeOutcome, can_proceed_without, inherit_throttle, plan_pending_moves, resume_open_moves,
 };
-use crate::rebalance::run_end::RunTotals;
+use crate::rebalance::run_end::{RunEnd, RunTotals};
 use crate::rebalance::run_moves::MovesRequest;
-use crate::report::{ProgressBars, report_host_event, report_not_retired};
+use crate::report::{
+    ProgressBars, report_actions, report_host_event, report_interruption, report_missing_hosts, report_open_move_event,
+    report_open_moves, report_pending_moves, report_planned_moves, report_unreachable_hosts,
+};
 
 /// The flags of `shards resume`.
 #[derive(Debug, Args)]
@@ -77,32 +80,33 @@ impl ShardsContext<'_> {
         self.confirm_resume(&context, &unreachable, args.yes).await?;
         lock_hosts_and_start_run(self.files, &mut context, "shards resume", &self.run_id, &self.reporter).await?;
         args.set_options(&mut context);
-        let latest_moves = list_latest_moves(&context).await?;
-        let open_moves = list_open_moves(&context, &latest_moves)?;
-        self.print_moves(&open_moves);
-        let pending_moves = self.files.cluster.state.load_pending_moves()?;
-        ensure_placements_are_known(&context, &open_moves).await?;
-        let is_unfinished = self.finish_moves(&context, &open_moves, totals).await?;
-        self.warn_unreached_consumers(&context)?;
-        if open_moves.is_empty() && pending_moves.is_empty() {
-            self.reporter.print_data("nothing to resume");
-            self.suggest_repair(&context).await?;
-            return Ok(Exit::Done);
+        let progress = ProgressBars::new(self.reporter.json, self.reporter.style.quiet);
+        let observer = OpenMoveObserver {
+            on_progress: &|host, event| report_host_event(host, event, &self.reporter, &progress),
+            on_event: &|event| report_open_move_event(&event, &self.reporter, &progress),
+        };
+        let outcome = resume_open_moves(&self.files.cluster, &context, observer, totals).await?;
+        progress.clear_bars();
+        match outcome {
+            ResumeOutcome::NothingToResume => {
+                self.reporter.print_data("nothing to resume");
+                self.suggest_repair(&context).await
+            }
+            ResumeOutcome::Ended(RunEnd::Complete) => self.suggest_repair(&context).await,
+            ResumeOutcome::Ended(end) => {
+                if end == RunEnd::Interrupted {
+                    report_interruption(&self.reporter);
+                }
+                Ok(end.into())
+            }
+            ResumeOutcome::Pending(moves) => {
+                self.preflight_pending_moves(&mut context, &moves, args).await?;
+                let options =
+                    ApplyOptions { max_concurrent: args.throttle.max_concurrent(), ..ApplyOptions::default() };
+                let request = MovesRequest { id: &self.run_id, moves: &moves, options, estimate: None };
+                apply_and_report(self.files, &context, &request, &self.reporter, totals).await
+            }
         }
-        let remaining = remaining_moves(pending_moves, &context.map_file.read()?);
-        self.files.cluster.state.save_pending_moves(&remaining)?;
-        let stopped = context.hosts.fleet.cancellation.is_cancelled();
-        if totals.failed > 0 || is_unfinished || (stopped && !remaining.is_empty()) {
-            return Ok(if stopped { self.report_interrupted() } else { Exit::Partial });
-        }
-        if remaining.is_empty() {
-            self.suggest_repair(&context).await?;
-            return Ok(Exit::Done);
-        }
-        self.preflight_pending_moves(&mut context, &remaining, args).await?;
-        let options = ApplyOptions { max_concurrent: args.throttle.max_concurrent(), ..ApplyOptions::default() };
-        let request = MovesRequest { id: &self.run_id, moves: &remaining, options, estimate: None };
-        apply_and_report(self.files, &context, &request, &self.reporter, totals).await
     }
 
     /// Shows what `shards resume` would do, and changes nothing.
@@ -116,17 +120,11 @@ impl ShardsContext<'_> {
         let found = list_latest_moves(context).await?;
         let open_moves = list_open_moves(context, &found)?;
         self.ensure_can_proceed_without(context, unreachable, &open_moves)?;
-        ensure_placements_are_known(context, &open_moves).await?;
-        let mut remaining = remaining_moves(self.files.cluster.state.load_pending_moves()?, &context.map_file.read()?);
-        // A pending move that was started is among the open ones.
-        remaining.retain(|step| {
-            open_moves.iter().all(|(state, _)| {
-                state.shard != step.shard || context.hosts.host_at_address(&state.record.to) != Some(step.to.as_str())
-            })
-        });
-        self.print_moves(&open_moves);
-        totals.moves = self.print_actions(&open_moves, |_, status| MoveAction::for_resume(status)) + remaining.len();
-        self.print_planned_moves(&remaining, MoveAction::Move);
+        let remaining = plan_pending_moves(&self.files.cluster, context, &open_moves).await?;
+        report_open_moves(&open_moves, &self.reporter);
+        let to_finish = report_actions(&open_moves, |_, status| MoveAction::for_resume(status), &self.reporter);
+        totals.moves = to_finish + remaining.len();
+        report_planned_moves(&remaining, MoveAction::Move, &self.reporter);
         if totals.moves == 0 {
             self.reporter.print_data("nothing to resume");
         }
@@ -143,7 +141,7 @@ impl ShardsContext<'_> {
         pending: &[PlannedMove],
         args: &ResumeArgs,
     ) -> Result<(), CommandError> {
-        context.options.throttle = context.options.throttle.apply_to(self.files.cluster.state.load_throttle()?).into();
+        inherit_throttle(&self.files.cluster, context)?;
         let demand = DemandOptions { max_concurrent: args.throttle.max_concurrent(), keep_source: false };
         run_preflight(context, pending, &self.run_id, demand, &self.reporter).await
     }
@@ -162,15 +160,9 @@ impl ShardsContext<'_> {
         if yes || (open_moves.is_empty() && pending.is_empty()) {
             return Ok(());
         }
-        self.print_moves(&open_moves);
-        self.print_pending_moves(&pending);
+        report_open_moves(&open_moves, &self.reporter);
+        report_pending_moves(&pending, &self.reporter);
         require_confirmation("Finish these moves?", yes)
-    }
-
-    fn print_pending_moves(&self, pending: &[PlannedMove]) {
-        for step in pending {
-            self.reporter.print_data(&format!("  shard {} {} → {}: pending", step.shard, step.from, step.to));
-        }
     }
 
     /// Refuses where a host does not answer that is needed. A failover, a replica that is being built, and a shard that its
@@ -185,34 +177,27 @@ impl ShardsContext<'_> {
         unreachable: &[UnreachableHost],
         open_moves: &[OpenMove<'_>],
     ) -> Result<(), CommandError> {
-        if unreachable.is_empty()
-            || can_finish_without_hosts(context, open_moves, &self.files.cluster.state.load_pending_moves()?)
-        {
-            return self.report_unreachable_hosts(unreachable);
+        if !can_proceed_without(&self.files.cluster, context, unreachable, open_moves)? {
+            report_missing_hosts(unreachable, &self.reporter);
+            return Err(missing_hosts_error(unreachable, open_moves).into());
         }
-        for (host, error) in unreachable {
-            self.reporter.report_failure(host, &error.to_string(), Some(&error.hint()));
-        }
-        Err(missing_hosts_error(unreachable, open_moves).into())
+        report_unreachable_hosts(unreachable, &self.reporter);
+        Ok(self.files.cluster.ensure_no_login_refused(unreachable)?)
     }
 
     /// Suggests `shards repair` if it has something to do.
-    async fn suggest_repair(&self, context: &RebalanceContext<'_>) -> Result<(), CommandError> {
-        let needs_repair = match check_current_health(&self.files.cluster, context).await? {
-            HealthCheck::Checked(health) => health.needs_repair(),
-            HealthCheck::PrimaryDown(error) => {
-                self.print_unchecked_replicas(&error);
-                false
-            }
-        };
-        if needs_repair || context.map_file.read()?.underreplicated_shards().next().is_some() {
+    async fn suggest_repair(&self, context: &RebalanceContext<'_>) -> Result<Exit, CommandError> {
+        let advice = advise_repair(&self.files.cluster, context).await?;
+        if let Some(error) = &advice.unchecked {
+            self.print_unchecked_replicas(error);
+        }
+        if advice.is_needed {
             self.reporter.print_status("replicas need repair; next: dunlin shards repair");
         }
-        Ok(())
+        Ok(Exit::Done)
     }
 
-    /// Finishes moves one after the other. Returns whether something is unfinished: an old instance that cannot be retired
-    /// yet, or the moves after a Ctrl-C.
+    /// Finishes moves one after the other. Returns whether something is unfinished.
     ///
     /// # Errors
     /// The map cannot be published to a consumer.
@@ -222,48 +207,13 @@ impl ShardsContext<'_> {
         open_moves: &[OpenMove<'_>],
         totals: &mut RunTotals,
     ) -> Result<bool, CommandError> {
-        let reporter = &self.reporter;
-        let elsewhere: Vec<&MoveState> = open_moves
-            .iter()
-            .filter(|(_, status)| *status == MoveStatus::FinishedElsewhere)
-            .map(|(state, _)| *state)
-            .collect();
-        if !elsewhere.is_empty() {
-            adopt_external_moves(context, &elsewhere).await?;
-            reporter.print_status(&format!(
-                "added {} from another machine to the map",
-                format_count(elsewhere.len(), "move")
-            ));
-        }
-        self.resume_failovers(context, open_moves, totals).await?;
-        let progress = ProgressBars::new(reporter.json, reporter.style.quiet);
-        let mut is_unfinished = false;
-        let on_progress = |host: &str, event: &_| report_host_event(host, event, reporter, &progress);
-        let is_move = |(state, status): &&(&MoveState, MoveStatus)| {
-            state.failover.is_none() && *status != MoveStatus::FinishedElsewhere
+        let progress = ProgressBars::new(self.reporter.json, self.reporter.style.quiet);
+        let observer = OpenMoveObserver {
+            on_progress: &|host, event| report_host_event(host, event, &self.reporter, &progress),
+            on_event: &|event| report_open_move_event(&event, &self.reporter, &progress),
         };
-        for (state, _) in open_moves.iter().filter(is_move) {
-            if context.hosts.fleet.cancellation.is_cancelled() {
-                reporter.print_status(&format!("shard {}: not finished, interrupted", state.shard));
-                is_unfinished = true;
-                continue;
-            }
-            match resume_move(context, state, &on_progress).await {
-                Ok(retire_blocked) => {
-                    let verb =
-                        if state.record.operation.creates_replica() { "has a replica on" } else { "is served by" };
-                    progress.print_line(&format!("  shard {} {verb} {}", state.shard, state.record.to));
-                    is_unfinished |= retire_blocked.is_some();
-                    retire_blocked.iter().for_each(|reason| report_not_retired(state.shard, reason, reporter));
-                }
-                Err(error) => {
-                    totals.failed += 1;
-                    reporter.report_failure(&format!("shard {}", state.shard), &format!("{error:#}"), None);
-                }
-            }
-        }
+        let is_unfinished = finish_open_moves(context, open_moves, observer, totals).await?;
         progress.clear_bars();
-        totals.moves += open_moves.len();
         Ok(is_unfinished)
     }
 }

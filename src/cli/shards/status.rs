@@ -14,12 +14,12 @@ use crate::inventory::ByteSize;
 use crate::plan::format_count;
 use crate::protocol::shard::{MoveState, ObservedInstance};
 use crate::rebalance::apply::PlannedMove;
-
 use crate::rebalance::open_moves::list_open_moves;
 use crate::rebalance::repair::check_health;
 use crate::rebalance::replica_health::{OrphanInstance, ReplicaHealth, ReplicaState};
 use crate::rebalance::resume::{MoveStatus, effective_map, list_latest_moves};
 use crate::rebalance::{RebalanceContext, observe};
+use crate::report::{report_missing_hosts, report_open_moves};
 
 impl ShardsContext<'_> {
     /// Prints placements, replica health, and moves in progress; if hosts do not answer, what is known without them.
@@ -31,9 +31,7 @@ impl ShardsContext<'_> {
         let fleet = self.files.build_fleet(self.common)?;
         let (context, unreachable) = self.files.connect_reachable(&fleet).await?;
         let (reporter, map) = (&self.reporter, &self.files.cluster.map);
-        for (host, error) in &unreachable {
-            reporter.report_failure(host, &error.to_string(), Some(&error.hint()));
-        }
+        report_missing_hosts(&unreachable, reporter);
         let latest_moves = list_latest_moves(&context).await?;
         let open_moves = list_open_moves(&context, &latest_moves)?;
         reporter.print_data(&format!(
@@ -58,7 +56,7 @@ impl ShardsContext<'_> {
         self.print_durability_risks(&effective, &primaries.found);
         self.print_replica_health(&health);
         self.print_missing_replicas(map);
-        self.print_moves(&open_moves);
+        report_open_moves(&open_moves, reporter);
         let is_started = |step: &&PlannedMove| open_moves.iter().any(|(state, _)| state.shard == step.shard);
         let not_started = pending.iter().filter(|step| !is_started(step)).count();
         if not_started > 0 {

@@ -4,26 +4,12 @@ use serde_json::json;
 
 use crate::cli::command_error::CommandError;
 use crate::cli::shards::ShardsContext;
-
-use crate::rebalance::cluster_files::UnreachableHost;
 use crate::rebalance::failover::FailoverPlan;
 use crate::rebalance::failover::apply::{FailoverOutcome, archive_instance};
 use crate::rebalance::{RebalanceContext, publish};
-use crate::report::format_failover;
+use crate::report::{format_failover, report_outdated_consumer};
 
 impl ShardsContext<'_> {
-    /// Prints the hosts that do not answer.
-    ///
-    /// # Errors
-    /// A shard host answers but refuses the login: it is not dead.
-    pub fn report_unreachable_hosts(&self, unreachable: &[UnreachableHost]) -> Result<(), CommandError> {
-        for (host, error) in unreachable {
-            self.reporter.print_json("host_unreachable", json!({"host": host, "error": error.to_string()}));
-            self.reporter.print_status(&error.to_string());
-        }
-        Ok(self.files.cluster.ensure_no_login_refused(unreachable)?)
-    }
-
     /// Prints the consumers of the map that do not answer.
     ///
     /// # Errors
@@ -31,8 +17,7 @@ impl ShardsContext<'_> {
     pub fn warn_unreached_consumers(&self, context: &RebalanceContext<'_>) -> Result<(), CommandError> {
         let map = context.map_file.read()?;
         for host in publish::unreachable_consumers(context, &map)? {
-            let next = "when it is back, run dunlin provision before its services start";
-            self.reporter.report_failure(&host, "does not answer and still has the old map", Some(next));
+            report_outdated_consumer(&host, &self.reporter);
         }
         Ok(())
     }
