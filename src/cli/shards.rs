@@ -1,5 +1,6 @@
 //! `dunlin shards`: shows the shards and their moves, and finishes, aborts or repairs them.
 
+mod abort;
 mod capacity;
 mod certificates;
 mod choose_instance;
@@ -22,18 +23,12 @@ use dunlin_shards::ShardId;
 
 use super::CommonArgs;
 use super::command_error::CommandError;
-use super::confirm::require_confirmation;
 use super::connect_args::ConnectArgs;
-use super::exit::Exit;
 use super::outcome::CommandOutcome;
-use super::shard_apply::{add_totals, lock_hosts_and_start_run};
+use super::shard_apply::add_totals;
 use super::shard_files::ShardFiles;
-use crate::rebalance::RebalanceContext;
-use crate::rebalance::move_action::MoveAction;
-use crate::rebalance::open_moves::list_open_moves;
-use crate::rebalance::resume::{MoveStatus, abort_move, list_latest_moves};
 use crate::rebalance::run_end::RunTotals;
-use crate::report::{Reporter, report_actions, report_interruption, report_open_moves, report_planned_moves};
+use crate::report::Reporter;
 
 /// Inspect and manage shards
 #[derive(Debug, Args)]
@@ -149,77 +144,5 @@ impl ShardsArgs {
             ShardsCommand::Capacity(_) => "shards capacity",
             ShardsCommand::Certificates(_) => "shards certificates",
         }
-    }
-}
-
-impl ShardsContext<'_> {
-    async fn abort_moves(&self, yes: bool, dry_run: DryRunArgs, totals: &mut RunTotals) -> Result<Exit, CommandError> {
-        let fleet = self.files.build_fleet(self.common)?;
-        let mut context = self.files.connect_all(&fleet, self.common).await?;
-        if dry_run.dry_run {
-            return self.show_abort(&context, dry_run, totals).await;
-        }
-        if !yes {
-            let latest_moves = list_latest_moves(&context).await?;
-            report_open_moves(&list_open_moves(&context, &latest_moves)?, &self.reporter);
-            require_confirmation("Roll back the moves that have not cut over?", yes)?;
-        }
-        lock_hosts_and_start_run(self.files, &mut context, "shards abort", &self.run_id, &self.reporter).await?;
-        let found = list_latest_moves(&context).await?;
-        let (revertible, to_finish): (Vec<_>, Vec<_>) = list_open_moves(&context, &found)?
-            .into_iter()
-            .partition(|(state, status)| MoveAction::for_abort(state, *status).is_some_and(MoveAction::is_rollback));
-        let mut is_skipped = false;
-        for (state, _) in &revertible {
-            if context.hosts.fleet.cancellation.is_cancelled() {
-                self.reporter.print_status(&format!("shard {}: not rolled back, interrupted", state.shard));
-                is_skipped = true;
-                continue;
-            }
-            match abort_move(&context, state, &|_, _| {}).await {
-                Ok(()) if state.record.operation.creates_replica() => {
-                    self.reporter
-                        .print_data(&format!("shard {}: removed the new replica on {}", state.shard, state.record.to));
-                }
-                Ok(()) => self.reporter.print_data(&format!("shard {} remains on {}", state.shard, state.record.from)),
-                Err(error) => {
-                    totals.failed += 1;
-                    let shard = format!("shard {}", state.shard);
-                    self.reporter.report_failure(&shard, &format!("{error:#}"), Some("dunlin shards resume"));
-                }
-            }
-        }
-        // A move that has cut over cannot be rolled back without another move: it is finished.
-        let cut_over: Vec<_> = to_finish.into_iter().filter(|(_, status)| *status != MoveStatus::SourceKept).collect();
-        let is_unfinished = self.finish_moves(&context, &cut_over, totals).await?;
-        totals.moves = revertible.len() + cut_over.len();
-        if context.hosts.fleet.cancellation.is_cancelled() && (totals.failed > 0 || is_unfinished || is_skipped) {
-            report_interruption(&self.reporter);
-            return Ok(Exit::Interrupted);
-        }
-        self.files.cluster.state.save_pending_moves(&[])?;
-        Ok(if totals.failed > 0 || is_unfinished { Exit::Partial } else { Exit::Done })
-    }
-}
-
-impl ShardsContext<'_> {
-    /// Shows what `shards abort` would do, and changes nothing.
-    async fn show_abort(
-        &self,
-        context: &RebalanceContext<'_>,
-        dry_run: DryRunArgs,
-        totals: &mut RunTotals,
-    ) -> Result<Exit, CommandError> {
-        let found = list_latest_moves(context).await?;
-        let open_moves = list_open_moves(context, &found)?;
-        let pending = self.files.cluster.state.load_pending_moves()?;
-        report_open_moves(&open_moves, &self.reporter);
-        totals.moves = report_actions(&open_moves, MoveAction::for_abort, &self.reporter);
-        report_planned_moves(&pending, MoveAction::Discard, &self.reporter);
-        let has_work = totals.moves > 0 || !pending.is_empty();
-        if !has_work {
-            self.reporter.print_data("nothing to abort");
-        }
-        Ok(dry_run.exit(has_work))
     }
 }

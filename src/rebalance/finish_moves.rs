@@ -33,6 +33,15 @@ pub enum OpenMoveEvent<'a> {
         /// How it ended.
         result: &'a Result<Option<String>>,
     },
+    /// The rollback of a move ended.
+    RolledBack {
+        /// The move.
+        state: &'a MoveState,
+        /// How it ended.
+        result: &'a Result<()>,
+    },
+    /// A move was not rolled back because the run was interrupted.
+    NotRolledBack(&'a MoveState),
     /// A move was not finished because the run was interrupted.
     NotFinished(&'a MoveState),
     /// A host has the old map, because it does not answer.

@@ -4,6 +4,7 @@
 //! ([`RebalanceContext`], [`observe`], [`apply`], [`resume`]) plans, supervises and publishes the map; what may not be
 //! interrupted happens in `host`, the half that runs on the target's host.
 
+pub mod abort_run;
 pub mod apply;
 pub mod capacity;
 pub mod check;

@@ -102,6 +102,10 @@ pub fn report_open_move_event(event: &OpenMoveEvent<'_>, reporter: &Reporter, pr
         OpenMoveEvent::MoveFinished { state, result: Err(error) } => {
             reporter.report_failure(&format!("shard {}", state.shard), &format!("{error:#}"), None);
         }
+        OpenMoveEvent::RolledBack { state, result } => report_rollback(state, result, reporter),
+        OpenMoveEvent::NotRolledBack(state) => {
+            reporter.print_status(&format!("shard {}: not rolled back, interrupted", state.shard));
+        }
         OpenMoveEvent::NotFinished(state) => {
             reporter.print_status(&format!("shard {}: not finished, interrupted", state.shard));
         }
@@ -120,6 +124,20 @@ fn report_failover_finished(state: &MoveState, result: &anyhow::Result<FailoverR
             reporter.print_data(&format!("  shard {shard} is served by {from}, which answers again"));
         }
         Err(error) => reporter.report_failure(&format!("shard {shard}"), &format!("{error:#}"), None),
+    }
+}
+
+fn report_rollback(state: &MoveState, result: &anyhow::Result<()>, reporter: &Reporter) {
+    let MoveState { shard, record: MoveRecord { from, to, operation, .. }, .. } = state;
+    match result {
+        Ok(()) if operation.creates_replica() => {
+            reporter.print_data(&format!("shard {shard}: removed the new replica on {to}"));
+        }
+        Ok(()) => reporter.print_data(&format!("shard {shard} remains on {from}")),
+        Err(error) => {
+            let next = Some("dunlin shards resume");
+            reporter.report_failure(&format!("shard {shard}"), &format!("{error:#}"), next);
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::rebalance::RebalanceContext;
 use crate::rebalance::apply::PlannedMove;
 use crate::rebalance::cluster_files::UnreachableHost;
 use crate::rebalance::finish::ApplyOptions;
-use crate::rebalance::finish_moves::{OpenMoveObserver, finish_open_moves};
+use crate::rebalance::finish_moves::OpenMoveObserver;
 use crate::rebalance::move_action::MoveAction;
 use crate::rebalance::needs::DemandOptions;
 use crate::rebalance::open_moves::{OpenMove, list_open_moves, missing_hosts_error};
@@ -195,25 +195,5 @@ impl ShardsContext<'_> {
             self.reporter.print_status("replicas need repair; next: dunlin shards repair");
         }
         Ok(Exit::Done)
-    }
-
-    /// Finishes moves one after the other. Returns whether something is unfinished.
-    ///
-    /// # Errors
-    /// The map cannot be published to a consumer.
-    pub async fn finish_moves(
-        &self,
-        context: &RebalanceContext<'_>,
-        open_moves: &[OpenMove<'_>],
-        totals: &mut RunTotals,
-    ) -> Result<bool, CommandError> {
-        let progress = ProgressBars::new(self.reporter.json, self.reporter.style.quiet);
-        let observer = OpenMoveObserver {
-            on_progress: &|host, event| report_host_event(host, event, &self.reporter, &progress),
-            on_event: &|event| report_open_move_event(&event, &self.reporter, &progress),
-        };
-        let is_unfinished = finish_open_moves(context, open_moves, observer, totals).await?;
-        progress.clear_bars();
-        Ok(is_unfinished)
     }
 }
