@@ -8,7 +8,6 @@ mod dry_run;
 mod failover;
 mod history;
 mod move_back;
-mod orphans;
 mod repair;
 mod restart;
 mod resume;

@@ -9,6 +9,7 @@ pub mod create_replicas;
 pub mod observe;
 mod replica_placement;
 pub mod request;
+pub mod run;
 mod select_candidate;
 
 use std::collections::BTreeSet;

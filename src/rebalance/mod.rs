@@ -30,6 +30,7 @@ pub mod plan_file;
 pub mod planning;
 pub mod publish;
 pub mod repair;
+pub mod repair_run;
 pub mod replica;
 pub mod replica_health;
 pub mod restart;

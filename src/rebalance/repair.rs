@@ -32,6 +32,12 @@ impl RepairPlan {
         !self.health.needs_repair() && self.replicas_to_create.is_empty()
     }
 
+    /// Returns whether nothing is left that no repair is planned for: a shard for whose replica there is no host, or a
+    /// host that does not answer.
+    pub fn is_complete(&self, context: &RebalanceContext<'_>) -> bool {
+        self.unplaceable.is_empty() && context.hosts.unreachable.is_empty()
+    }
+
     /// Returns the number of repairs.
     pub fn count_repairs(&self) -> usize {
         self.health.count_repairs() + self.replicas_to_create.len()

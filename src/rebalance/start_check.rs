@@ -107,6 +107,17 @@ pub async fn ensure_preflight_passes(
         .with_hint("fix these problems, or plan other moves with --targets, --max-moves or --max-concurrent-moves"))
 }
 
+/// Checks that all consumers can take the next map.
+///
+/// # Errors
+/// One cannot take it, or does not answer; no changes were made.
+pub async fn ensure_consumers_are_ready(context: &RebalanceContext<'_>) -> RunResult<()> {
+    match publish::check_consumers(context, &context.map_file.read()?).await?.as_slice() {
+        [] => Ok(()),
+        reasons => Err(RunError::preflight_failed(reasons)),
+    }
+}
+
 /// Checks that no earlier run has moves to finish.
 ///
 /// # Errors

@@ -1,14 +1,20 @@
-//! Formats the plan of a failover: promotions with their possible data loss, unavailable shards, new replicas.
+//! A failover: its plan with the possible data loss, and what happens in the run.
 
 use std::fmt::Write as _;
 
-use super::Style;
+use serde_json::json;
+
+use super::repair_text::report_repair_event;
+use super::{ProgressBars, Reporter, Style};
 use crate::inventory::ByteSize;
 use crate::plan::Action;
+use crate::protocol::shard::failover::PromoteResult;
+use crate::rebalance::failover::apply::FailoverOutcome;
+use crate::rebalance::failover::run::FailoverEvent;
 use crate::rebalance::failover::{DataLossBound, FailoverPlan, Promotion};
 
 /// Formats a plan: one line per shard, its possible data loss below, and a summary line.
-pub fn format_failover(plan: &FailoverPlan, style: Style) -> String {
+fn format_failover(plan: &FailoverPlan, style: Style) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "{}", style.bold(&format!("{} at epoch {}", plan.cluster, plan.epoch)));
     if !plan.assumed_dead.is_empty() {
@@ -90,6 +96,68 @@ fn summarize_failover(plan: &FailoverPlan) -> String {
     let parts = parts.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
     let text = parts.collect::<Vec<_>>().join(", ");
     if text.is_empty() { "nothing to do".to_owned() } else { format!("{text} (shards)") }
+}
+
+/// Prints the plan.
+///
+/// # Errors
+/// The plan cannot be converted to JSON.
+pub fn report_failover_plan(plan: &FailoverPlan, reporter: &Reporter) -> serde_json::Result<()> {
+    if reporter.json {
+        reporter.print_json("plan", serde_json::to_value(plan)?);
+    } else {
+        reporter.print_painted_data(format_failover(plan, reporter.style).trim_end());
+    }
+    Ok(())
+}
+
+/// Prints what happens in a failover.
+pub fn report_failover_event(event: &FailoverEvent<'_>, reporter: &Reporter, progress: &ProgressBars) {
+    progress.clear_bars();
+    match event {
+        FailoverEvent::Promoted { promotion, promoted } => report_promoted(promotion, promoted, reporter),
+        FailoverEvent::NotArchived { promotion, error } => {
+            let text = format!("the old instance is not archived: {error:#}");
+            reporter.report_failure(&format!("shard {}", promotion.shard), &text, Some("dunlin shards repair"));
+        }
+        FailoverEvent::Applied { plan, outcome } => report_applied(plan, outcome, reporter),
+        FailoverEvent::Finished { plan, outcome } => report_finished(plan, outcome, reporter),
+        FailoverEvent::Repair(event) => report_repair_event(event, reporter, progress),
+    }
+}
+
+fn report_promoted(promotion: &Promotion, promoted: &PromoteResult, reporter: &Reporter) {
+    let Promotion { shard, from, to, .. } = promotion;
+    reporter.print_json(
+        "failed_over",
+        json!({
+            "shard": shard, "from": from, "to": to, "offset": promoted.offset,
+            "waited_ms": promoted.waited_ms, "already_promoted": promoted.already_promoted,
+        }),
+    );
+    reporter.print_data(&format!("  shard {shard} is served by {to}"));
+}
+
+fn report_applied(plan: &FailoverPlan, outcome: &FailoverOutcome, reporter: &Reporter) {
+    for primary in plan.degraded_primaries.iter().filter(|primary| outcome.lowered.contains(&primary.shard)) {
+        reporter.print_json("min_replicas_lowered", json!({"shard": primary.shard, "host": primary.host}));
+    }
+    let next = Some("run the command again, or dunlin shards resume");
+    for (shard, error) in &outcome.failed {
+        reporter.report_failure(&format!("shard {shard}"), error, next);
+    }
+    if let Some(error) = &outcome.publish_error {
+        reporter.report_failure("map", error, next);
+    }
+}
+
+fn report_finished(plan: &FailoverPlan, outcome: &FailoverOutcome, reporter: &Reporter) {
+    for unavailable in &plan.unavailable_shards {
+        reporter.report_failure(&format!("shard {}", unavailable.shard), &unavailable.reason, None);
+    }
+    let (promoted, lowered) = (outcome.promoted.len(), outcome.lowered.len());
+    let epoch = outcome.epoch.map(|epoch| format!(", epoch {epoch}")).unwrap_or_default();
+    reporter.print_data(&format!("Done: {promoted} promoted, {lowered} continue without a dead replica{epoch}"));
 }
 
 #[cfg(test)]

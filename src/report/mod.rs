@@ -9,6 +9,7 @@ mod open_moves_text;
 mod plan_text;
 mod progress;
 mod rebalance_text;
+mod repair_text;
 mod reporter;
 mod rollout_text;
 mod run_id;
@@ -18,15 +19,19 @@ mod style;
 
 pub use capacity_text::format_forecast;
 pub use escape::{escape_line, escape_text};
-pub use failover_text::format_failover;
+pub use failover_text::{report_failover_event, report_failover_plan};
 pub use moves_text::{report_host_event, report_moved, report_moves_run, report_preflight_event};
 pub use open_moves_text::{
     report_actions, report_interruption, report_missing_hosts, report_open_move_event, report_open_moves,
-    report_outdated_consumer, report_pending_moves, report_planned_moves, report_unreachable_hosts,
+    report_pending_moves, report_planned_moves, report_unreachable_hosts,
 };
 pub use plan_text::{format_plan, format_summary};
 pub use progress::ProgressBars;
 pub use rebalance_text::format_rebalance;
+pub use repair_text::{
+    report_archived_instance, report_repair_blocker, report_repair_event, report_repair_plan, report_replica_health,
+    report_unchecked_replicas,
+};
 pub use reporter::{Reporter, RunSummary, stdout_error};
 pub use rollout_text::{
     describe_holder, report_change_outcome, report_maintenance, report_plan_errors, report_rollout_event,

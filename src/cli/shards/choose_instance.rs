@@ -15,7 +15,7 @@ use crate::rebalance::move_action::MoveAction;
 use crate::rebalance::open_moves::list_open_moves;
 use crate::rebalance::resume::list_latest_moves;
 use crate::rebalance::run_end::RunTotals;
-use crate::report::{ProgressBars, report_actions, report_host_event, report_open_moves};
+use crate::report::{ProgressBars, report_actions, report_archived_instance, report_host_event, report_open_moves};
 
 impl ShardsContext<'_> {
     /// Opens the chosen instance of a move that recovery cannot decide, and archives the other one.
@@ -53,7 +53,7 @@ impl ShardsContext<'_> {
         let (reporter, progress) = (&self.reporter, ProgressBars::new(self.reporter.json, self.reporter.style.quiet));
         let on_progress = |host: &str, event: &_| report_host_event(host, event, reporter, &progress);
         let archived = discard_other_instance(&context, &choice, &on_progress).await?;
-        self.print_archived(shard, &choice.discarded_host, &archived);
+        report_archived_instance(shard, &choice.discarded_host, &archived, reporter);
         open_chosen_instance(&context, &choice, &on_progress).await?;
         reporter.print_data(&format!("  shard {shard} is served by {}", choice.choice.chosen));
         self.finish_choice(&context).await

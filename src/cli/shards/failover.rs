@@ -1,7 +1,5 @@
 //! `dunlin shards failover`.
 
-mod output;
-
 use clap::Args;
 
 use super::ShardsContext;
@@ -9,12 +7,13 @@ use crate::cli::command_error::CommandError;
 use crate::cli::confirm::{require_confirmation, require_typed_text};
 use crate::cli::exit::Exit;
 use crate::cli::shard_apply::lock_hosts_and_start_run;
-use crate::rebalance::RebalanceContext;
-use crate::rebalance::failover::apply::apply_failover;
 use crate::rebalance::failover::request::plan_current_failover;
-use crate::rebalance::failover::{FailoverOptions, FailoverPlan, FailoverScope, ReplicaToCreate};
+use crate::rebalance::failover::run::{FailoverObserver, run_failover};
+use crate::rebalance::failover::{FailoverOptions, FailoverPlan, FailoverScope};
 use crate::rebalance::run_end::RunTotals;
-use crate::report::{ProgressBars, report_host_event, report_unreachable_hosts};
+use crate::report::{
+    ProgressBars, report_failover_event, report_failover_plan, report_host_event, report_unreachable_hosts,
+};
 
 /// The flags of `shards failover`.
 #[derive(Debug, Args)]
@@ -57,10 +56,11 @@ impl ShardsContext<'_> {
         cluster.ensure_no_login_refused(&unreachable)?;
         let scope = FailoverScope::parse(cluster, &args.what)?;
         let plan = plan_current_failover(cluster, &context, &scope, options).await?;
-        totals.moves = plan.promotions.len() + plan.degraded_primaries.len() + plan.replicas_to_create.len();
-        self.print_failover_plan(&plan)?;
+        totals.moves = plan.count_changes();
+        report_failover_plan(&plan, &self.reporter).map_err(anyhow::Error::from)?;
         if plan.is_empty() {
-            return nothing_to_do(&plan);
+            plan.ensure_all_available()?;
+            return Ok(Exit::Done);
         }
         if args.dry_run {
             return Ok(if args.detailed_exitcode { Exit::Pending } else { Exit::Done });
@@ -69,45 +69,18 @@ impl ShardsContext<'_> {
         lock_hosts_and_start_run(self.files, &mut context, "shards failover", &self.run_id, &self.reporter).await?;
         // Under the locks roles do not change: the plan must still be the confirmed one.
         let again = plan_current_failover(cluster, &context, &scope, options).await?;
-        if !again.has_same_decisions(&plan) {
-            let text = "the instances have changed since the plan was shown; no changes were made";
-            return Err(
-                CommandError::with_message(Exit::Refused, text).with_hint("run the command again to see a new plan")
-            );
-        }
+        again.ensure_same_decisions(&plan)?;
         if fleet.cancellation.is_cancelled() {
             return Err(CommandError::with_message(Exit::Interrupted, "interrupted; no changes were made"));
         }
-        let is_complete = self.apply_plan(&context, &again, totals).await?;
-        Ok(match (is_complete, fleet.cancellation.is_cancelled()) {
-            (true, _) => Exit::Done,
-            (false, true) => Exit::Interrupted,
-            (false, false) => Exit::Partial,
-        })
-    }
-
-    /// Promotes replicas, publishes the map and creates replicas. Returns whether all of it succeeded. A promotion that
-    /// has started is not interrupted.
-    async fn apply_plan(
-        &self,
-        context: &RebalanceContext<'_>,
-        plan: &FailoverPlan,
-        totals: &mut RunTotals,
-    ) -> Result<bool, CommandError> {
         let progress = ProgressBars::new(self.reporter.json, self.reporter.style.quiet);
-        let outcome = apply_failover(context, plan, &self.run_id, &|host, event| {
-            report_host_event(host, event, &self.reporter, &progress)
-        })
-        .await?;
+        let observer = FailoverObserver {
+            on_progress: &|host, event| report_host_event(host, event, &self.reporter, &progress),
+            on_event: &|event| report_failover_event(&event, &self.reporter, &progress),
+        };
+        let end = run_failover(&context, &again, &self.run_id, observer, totals).await?;
         progress.clear_bars();
-        self.print_failover_outcome(context, plan, &outcome).await?;
-        totals.failed = outcome.failed.len() + usize::from(outcome.publish_error.is_some());
-        if outcome.publish_error.is_none() {
-            let is_up = |repair: &&ReplicaToCreate| !outcome.failed.contains_key(&repair.shard);
-            let repairs: Vec<ReplicaToCreate> = plan.replicas_to_create.iter().filter(is_up).cloned().collect();
-            self.create_replicas(context, &repairs, 0, totals).await;
-        }
-        Ok(totals.failed == 0 && plan.unavailable_shards.is_empty())
+        Ok(end.into())
     }
 }
 
@@ -131,12 +104,4 @@ impl FailoverArgs {
         let hint = format!("run the command again with --accept-data-loss={names} to confirm");
         require_typed_text("acknowledged writes may be lost", &names, &hint)
     }
-}
-
-/// Returns the outcome of an empty plan: done, or an error if shards are unavailable and nothing can be promoted.
-fn nothing_to_do(plan: &FailoverPlan) -> Result<Exit, CommandError> {
-    if plan.unavailable_shards.is_empty() {
-        return Ok(Exit::Done);
-    }
-    Err(CommandError::with_message(Exit::Refused, "nothing can be promoted; no changes were made"))
 }

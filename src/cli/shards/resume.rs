@@ -27,7 +27,7 @@ use crate::rebalance::run_end::{RunEnd, RunTotals};
 use crate::rebalance::run_moves::MovesRequest;
 use crate::report::{
     ProgressBars, report_actions, report_host_event, report_interruption, report_missing_hosts, report_open_move_event,
-    report_open_moves, report_pending_moves, report_planned_moves, report_unreachable_hosts,
+    report_open_moves, report_pending_moves, report_planned_moves, report_unchecked_replicas, report_unreachable_hosts,
 };
 
 /// The flags of `shards resume`.
@@ -189,7 +189,7 @@ impl ShardsContext<'_> {
     async fn suggest_repair(&self, context: &RebalanceContext<'_>) -> Result<Exit, CommandError> {
         let advice = advise_repair(&self.files.cluster, context).await?;
         if let Some(error) = &advice.unchecked {
-            self.print_unchecked_replicas(error);
+            report_unchecked_replicas(error, &self.reporter);
         }
         if advice.is_needed {
             self.reporter.print_status("replicas need repair; next: dunlin shards repair");

@@ -16,10 +16,10 @@ use crate::protocol::shard::{MoveState, ObservedInstance};
 use crate::rebalance::apply::PlannedMove;
 use crate::rebalance::open_moves::list_open_moves;
 use crate::rebalance::repair::check_health;
-use crate::rebalance::replica_health::{OrphanInstance, ReplicaHealth, ReplicaState};
+use crate::rebalance::replica_health::ReplicaHealth;
 use crate::rebalance::resume::{MoveStatus, effective_map, list_latest_moves};
 use crate::rebalance::{RebalanceContext, observe};
-use crate::report::{report_missing_hosts, report_open_moves};
+use crate::report::{report_missing_hosts, report_open_moves, report_replica_health};
 
 impl ShardsContext<'_> {
     /// Prints placements, replica health, and moves in progress; if hosts do not answer, what is known without them.
@@ -54,7 +54,7 @@ impl ShardsContext<'_> {
         }
         self.print_write_refusals(&effective, &primaries.found);
         self.print_durability_risks(&effective, &primaries.found);
-        self.print_replica_health(&health);
+        report_replica_health(&health, reporter);
         self.print_missing_replicas(map);
         report_open_moves(&open_moves, reporter);
         let is_started = |step: &&PlannedMove| open_moves.iter().any(|(state, _)| state.shard == step.shard);
@@ -166,59 +166,4 @@ impl ShardsContext<'_> {
         }
         Ok(())
     }
-
-    /// Prints the replicas that are not in sync, orphans, and wrong `min-replicas-to-write`; in JSON every replica.
-    pub fn print_replica_health(&self, health: &ReplicaHealth) {
-        let event = |name: &str, value: serde_json::Result<serde_json::Value>| {
-            self.reporter.print_json(name, value.unwrap_or_default());
-        };
-        for replica in &health.replicas {
-            event("replica", serde_json::to_value(replica));
-            if let Some(problem) = describe_replica_state(&replica.state) {
-                self.reporter
-                    .print_data(&format!("  shard {}: the replica on {} {problem}", replica.shard, replica.host));
-            }
-        }
-        for orphan in &health.orphans {
-            event("orphan_instance", serde_json::to_value(orphan));
-            self.reporter.print_data(&format_orphan(orphan));
-        }
-        for mismatch in &health.min_replicas_mismatches {
-            event("min_replicas_mismatch", serde_json::to_value(mismatch));
-            self.reporter.print_data(&format!(
-                "  shard {}: min-replicas-to-write of the primary is {}, the playbook says {}",
-                mismatch.shard, mismatch.actual, mismatch.expected
-            ));
-        }
-    }
-
-    /// Prints why the replicas are not checked: a primary does not answer.
-    pub fn print_unchecked_replicas(&self, error: &anyhow::Error) {
-        self.reporter.print_status(&format!("replicas are not checked: {error:#}"));
-    }
-}
-
-/// Describes the problem of a replica; `None` if it is in sync.
-fn describe_replica_state(state: &ReplicaState) -> Option<String> {
-    Some(match state {
-        ReplicaState::Follows { behind_bytes: 0 } => return None,
-        ReplicaState::Follows { behind_bytes } => format!("is {} behind", ByteSize(*behind_bytes).to_human()),
-        ReplicaState::LinkDown => "has lost the connection to its primary".to_owned(),
-        ReplicaState::FollowsWrongPrimary { primary } => format!("follows {primary}, which is not its primary"),
-        ReplicaState::IsPrimary => "is a primary itself".to_owned(),
-        ReplicaState::Missing { reason } => format!("is down or was not created yet: {reason}"),
-    })
-}
-
-fn format_orphan(orphan: &OrphanInstance) -> String {
-    let what = match &orphan.follows {
-        Some(_) if orphan.follows_primary => "follows the primary; dunlin shards repair retires it".to_owned(),
-        Some(primary) => format!("follows {primary}; dunlin does not touch it"),
-        None if orphan.accepts_writes => {
-            "came back as a primary and ACCEPTS WRITES of clients with an old map; dunlin shards repair archives it"
-                .to_owned()
-        }
-        None => "came back as a primary and accepts no writes; dunlin shards repair archives it".to_owned(),
-    };
-    format!("  shard {}: an instance on {} that the map does not name {what}", orphan.shard, orphan.host)
 }

@@ -35,6 +35,36 @@ impl FailoverScope {
     }
 }
 
+impl FailoverPlan {
+    /// Returns the number of changes.
+    pub fn count_changes(&self) -> usize {
+        self.promotions.len() + self.degraded_primaries.len() + self.replicas_to_create.len()
+    }
+
+    /// Checks that a plan without changes leaves no shard unavailable.
+    ///
+    /// # Errors
+    /// It does: nothing can be promoted.
+    pub fn ensure_all_available(&self) -> RunResult<()> {
+        if self.unavailable_shards.is_empty() {
+            return Ok(());
+        }
+        Err(RunError::refused("nothing can be promoted; no changes were made"))
+    }
+
+    /// Checks that another plan, made before, has the same decisions.
+    ///
+    /// # Errors
+    /// It has others.
+    pub fn ensure_same_decisions(&self, confirmed: &Self) -> RunResult<()> {
+        if self.has_same_decisions(confirmed) {
+            return Ok(());
+        }
+        Err(RunError::refused("the instances have changed since the plan was shown; no changes were made")
+            .with_hint("run the command again to see a new plan"))
+    }
+}
+
 /// Observes the cluster and plans the failover by the current map.
 ///
 /// # Errors
