@@ -8,6 +8,7 @@ pub mod abort_run;
 pub mod apply;
 pub mod capacity;
 pub mod check;
+pub mod choice_run;
 pub mod choose_instance;
 pub mod cluster_files;
 pub mod connected_hosts;
