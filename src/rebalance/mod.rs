@@ -11,6 +11,7 @@ pub mod check;
 pub mod choice_run;
 pub mod choose_instance;
 pub mod cluster_files;
+pub mod cluster_status;
 pub mod connected_hosts;
 pub mod context;
 pub mod describe_status;

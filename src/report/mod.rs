@@ -15,6 +15,7 @@ mod rollout_text;
 mod run_id;
 mod run_log;
 mod service_text;
+mod status_text;
 mod style;
 
 pub use capacity_text::format_forecast;
@@ -40,4 +41,5 @@ pub use rollout_text::{
 pub use run_id::RunId;
 pub use run_log::{keep_run_log, record_event};
 pub use service_text::{report_active_release, report_health, report_history, report_releases};
+pub use status_text::{report_status_details, report_status_hosts};
 pub use style::Style;
