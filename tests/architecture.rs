@@ -50,8 +50,8 @@ const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
     ("certificates", &["inventory", "atomic_file", "private_file"]),
     // `protocol`: a host's facts, and the catalog that comes out of it.
     ("playbook", &["inventory", "project", "plan", "resources", "protocol", "shards"]),
-    // `deploy`, `rebalance`, `inventory`: plans and outcomes are values of `deploy` and `rebalance`, with inventory sizes.
-    ("report", &["plan", "protocol", "deploy", "rebalance", "inventory", "shards"]),
+    // Plans and outcomes are values of `provision`, `deploy` and `rebalance`, with inventory sizes.
+    ("report", &["plan", "protocol", "provision", "deploy", "rebalance", "inventory", "shards"]),
     // The modules that run on hosts.
     ("provision::host", AGENT_MODULES),
     ("deploy::host", AGENT_MODULES),

@@ -1,6 +1,5 @@
 //! `dunlin provision`.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -13,17 +12,15 @@ use super::exit::Exit;
 use super::host_locks::{lock_hosts, lock_request};
 use super::outcome::CommandOutcome;
 use super::output_file::{seal_error, write_output_file};
-use super::project::{PlaybookFiles, find_project, load_environment, load_plays, new_compiler, select_hosts};
+use super::project::{find_project, load_environment, load_plays, new_compiler, select_hosts};
 use super::runtime::build_fleet;
 use crate::fleet::{Fleet, Session};
-use crate::inventory::{Inventory, InventoryHost, nearest_words};
-use crate::plan::{HostPlan, format_count};
-use crate::playbook::{Compiler, Playbook, StepSelection};
+use crate::playbook::{Playbook, StepSelection};
 use crate::project::{Project, load_digest_key};
 use crate::provision::{
-    self, HostOutcome, PlanHostError, PlannedHost, PlannedHosts, SavedPlanError, SavedProvisionPlan,
+    self, OutdatedPlanError, PlannedHosts, SavedPlanError, SavedProvisionPlan, ensure_tags_exist, keep_planned_hosts,
 };
-use crate::report::{Reporter, format_summary};
+use crate::report::{report_host_outcomes, report_host_plans};
 use crate::resources::redis_shard::REPLICA_OF_ATTRIBUTE;
 
 /// Bring hosts to the state that a playbook describes
@@ -78,20 +75,6 @@ impl ProvisionCommand {
     }
 }
 
-/// Checks that the playbook has each of the tags. An unknown tag would select nothing, which looks like success.
-fn ensure_tags_exist(tags: &[String], plays: &PlaybookFiles) -> Result<(), CommandError> {
-    let plays = &plays.playbook.plays;
-    let steps = plays.iter().flat_map(|play| play.steps.iter().flat_map(|step| &step.tags));
-    let known: BTreeSet<&str> = plays.iter().flat_map(|play| &play.tags).chain(steps).map(String::as_str).collect();
-    let Some(unknown) = tags.iter().find(|tag| !known.contains(tag.as_str())) else { return Ok(()) };
-    let error = CommandError::with_message(Exit::Usage, format!("no step has the tag `{unknown}`"));
-    Err(match nearest_words(unknown, known.iter().copied()).first() {
-        Some(near) => error.with_hint(format!("did you mean `{near}`?")),
-        None if known.is_empty() => error.with_hint("the playbook has no tags"),
-        None => error.with_hint(format!("known tags: {}", known.into_iter().collect::<Vec<_>>().join(", "))),
-    })
-}
-
 /// Provisions the selected hosts.
 ///
 /// # Errors
@@ -106,10 +89,14 @@ pub async fn provision_hosts(
     let plays = load_plays(&project, args.playbook.as_deref(), common)?;
     let saved = args.plan.as_deref().map(|path| read_saved_plan(path, &project)).transpose()?;
     let tags = saved.as_ref().map_or_else(|| args.tags.clone(), |saved| saved.tags.clone());
-    ensure_tags_exist(&args.tags, &plays)?;
+    ensure_tags_exist(&plays.playbook, &args.tags).map_err(|unknown| {
+        let hint = unknown.hint.clone();
+        CommandError::new(Exit::Usage, unknown).with_hint(hint)
+    })?;
     let selection = StepSelection { tags: tags.clone(), ..StepSelection::default() };
     let compiler = new_compiler(&project, &loaded, &plays, selection, common)?;
-    let hosts = select_planned_hosts(&loaded.inventory, selector, args.limit.as_deref(), saved.as_ref(), &compiler)?;
+    let mut hosts = select_hosts(&loaded.inventory, selector, args.limit.as_deref())?;
+    keep_planned_hosts(&mut hosts, saved.as_ref(), &compiler);
     let is_selected = selector.is_some() || args.limit.is_some();
     if hosts.is_empty() && is_selected && saved.is_none() {
         let text = format!("no play of {} applies to the selected hosts", plays.playbook.file.path().display());
@@ -122,9 +109,9 @@ pub async fn provision_hosts(
     let result = provision::plan_hosts(&fleet, &compiler, &names).await;
     ensure_no_mistakes(&result, common)?;
     if let Some(saved) = &saved {
-        ensure_plan_is_current(saved, &result.planned)?;
+        saved.ensure_current(&result.planned).map_err(outdated_error)?;
     }
-    report_plans(&result, &reporter);
+    report_host_plans(&result, &reporter);
     if let Some(file) = &args.out {
         let saved = SavedProvisionPlan::new(tags, result.plans().cloned().collect());
         let text = saved.to_sealed_text(&load_digest_key(&project)?).map_err(anyhow::Error::from)?;
@@ -144,22 +131,6 @@ pub async fn provision_hosts(
         .map_err(|refused| refused.with_counts(counts, failed))
 }
 
-/// Selects the hosts to contact: those of the selector and the limit that a play applies to and that a saved plan has.
-fn select_planned_hosts<'i>(
-    inventory: &'i Inventory,
-    selector: Option<&str>,
-    limit: Option<&str>,
-    saved: Option<&SavedProvisionPlan>,
-    compiler: &Compiler<'_>,
-) -> Result<Vec<&'i InventoryHost>, CommandError> {
-    let mut hosts = select_hosts(inventory, selector, limit)?;
-    if let Some(saved) = saved {
-        hosts.retain(|host| saved.hosts.iter().any(|plan| plan.host == host.name));
-    }
-    hosts.retain(|host| compiler.applies_to(&host.name));
-    Ok(hosts)
-}
-
 /// Refuses to go on if files have mistakes; reports each mistake once for all hosts.
 fn ensure_no_mistakes(result: &PlannedHosts, common: &CommonArgs) -> Result<(), CommandError> {
     if result.hosts_with_mistakes.is_empty() {
@@ -168,23 +139,6 @@ fn ensure_no_mistakes(result: &PlannedHosts, common: &CommonArgs) -> Result<(), 
     let hosts = result.hosts_with_mistakes.join(", ");
     let hint = format!("fix the files and run the command again; no changes were made (hosts: {hosts})");
     Err(CommandError::from_diagnostics(&result.mistakes, common.stderr_color()).with_hint(hint))
-}
-
-/// Prints the plan of each host, and the hosts that have none.
-fn report_plans(result: &PlannedHosts, reporter: &Reporter) {
-    for (host, error) in &result.failed {
-        match error {
-            PlanHostError::Connect(error) => reporter.report_failure(host, &error.to_string(), Some(&error.hint())),
-            PlanHostError::Agent(error) => reporter.report_failure(host, error, None),
-        }
-    }
-    for plan in result.plans() {
-        reporter.report_plan(plan);
-    }
-    // Without any plan, nothing is known about the hosts.
-    if result.failed.is_empty() || !result.planned.is_empty() {
-        reporter.print_data(&format_summary(result.plans()));
-    }
 }
 
 /// Asks for confirmation, locks the hosts, compares the plans again, and applies them.
@@ -202,53 +156,16 @@ async fn confirm_and_apply(
     let sessions: Vec<&Session> = result.planned.iter().map(|host| &host.session).collect();
     lock_hosts(fleet, &sessions, &lock_request("provision", &run, false), &reporter).await?;
     // The hosts may have changed since the plan was shown.
-    ensure_no_differences(provision::find_changes_since_plan(fleet, &result.planned).await)?;
-    let outcomes = apply_plans(fleet, playbook, &result.planned, &run, &reporter).await;
-    let failed = result.failed.len() + report_outcomes(&outcomes, &reporter);
+    provision::ensure_unchanged_since_plan(fleet, &result.planned).await.map_err(outdated_error)?;
+    let on_event = |host: &str, event: &_| reporter.report_event(host, event);
+    let outcomes = provision::apply_plans(fleet, playbook, &result.planned, &run, &on_event).await;
+    report_host_outcomes(&outcomes, &reporter);
+    let failed = result.failed.len() + outcomes.values().filter(|outcome| outcome.failure.is_some()).count();
     if failed == 0 && result.plans().any(|plan| plan.changes_attribute(REPLICA_OF_ATTRIBUTE)) {
         reporter.print_status("replicas were created; next: dunlin shards status");
     }
-    let exit = match failed {
-        _ if fleet.cancellation.is_cancelled() => Exit::Interrupted,
-        0 => Exit::Done,
-        _ => Exit::Partial,
-    };
-    Ok(CommandOutcome { exit, counts: result.count_changes(), failed })
-}
-
-async fn apply_plans(
-    fleet: &Fleet,
-    playbook: &Playbook,
-    planned: &[PlannedHost],
-    run: &str,
-    reporter: &Reporter,
-) -> BTreeMap<String, HostOutcome> {
-    let show = |host: &str, event: &crate::protocol::Event| reporter.report_event(host, event);
-    provision::apply_plans(fleet, playbook, planned, run, &show).await
-}
-
-/// Prints the outcome of each host, and returns the number of hosts that failed.
-fn report_outcomes(outcomes: &BTreeMap<String, HostOutcome>, reporter: &Reporter) -> usize {
-    let mut failed = 0;
-    let mut done = 0;
-    for (host, outcome) in outcomes {
-        done += outcome.applied_count;
-        for line in &outcome.remaining {
-            reporter.print_status(&format!("{host}: still differs: {line}"));
-        }
-        if let Some(error) = &outcome.failure {
-            reporter.report_failure(
-                host,
-                error,
-                Some("fix the error and run the command again; completed steps are not repeated"),
-            );
-            failed += 1;
-        } else if outcome.is_skipped {
-            reporter.print_status(&format!("{host}: skipped, because an earlier host failed"));
-        }
-    }
-    reporter.print_data(&format!("Done: {done} applied on {}, {failed} failed", format_count(outcomes.len(), "host")));
-    failed
+    let outcome = CommandOutcome::of_hosts(failed, fleet.cancellation.is_cancelled());
+    Ok(CommandOutcome { counts: result.count_changes(), ..outcome })
 }
 
 /// Reads a saved plan.
@@ -267,15 +184,7 @@ fn read_saved_plan(path: &Path, project: &Project) -> Result<SavedProvisionPlan,
     })
 }
 
-fn ensure_plan_is_current(saved: &SavedProvisionPlan, planned: &[PlannedHost]) -> Result<(), CommandError> {
-    let plans: Vec<&HostPlan> = planned.iter().map(|host| &host.plan).collect();
-    ensure_no_differences(saved.differences(&plans))
-}
-
-fn ensure_no_differences(differences: Vec<String>) -> Result<(), CommandError> {
-    if differences.is_empty() {
-        return Ok(());
-    }
-    let text = format!("the plan is out of date; no changes were made\n  {}", differences.join("\n  "));
-    Err(CommandError::with_message(Exit::Refused, text).with_hint("make a new plan"))
+/// Returns the error of a plan that differs from what its hosts need now.
+fn outdated_error(error: OutdatedPlanError) -> CommandError {
+    CommandError::new(Exit::Refused, error).with_hint("make a new plan")
 }

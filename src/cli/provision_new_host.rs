@@ -1,7 +1,5 @@
 //! `dunlin provision-new-host`.
 
-use std::path::Path;
-
 use anyhow::Context;
 use clap::Args;
 
@@ -13,10 +11,10 @@ use super::outcome::CommandOutcome;
 use super::project::{find_project, load_environment};
 use super::provision::{ProvisionArgs, provision_hosts};
 use super::runtime::build_fleet;
-use crate::atomic_file::{Attributes, existing_mode, write_atomically};
-use crate::inventory::{ByteSize, HostKey, Inventory, NewHost, add_host};
+use crate::inventory::{ByteSize, HostKey, NewHost};
 use crate::project::Project;
-use crate::provision::scan_host_key;
+use crate::provision::{NewHostChange, ensure_eligible, scan_host_key};
+use crate::report::report_host_facts;
 use crate::resources::text_diff::{Disclosure, content_change};
 
 /// The next step where the host key is not confirmed.
@@ -84,15 +82,12 @@ impl ProvisionNewHostCommand {
             None if is_pinned => {}
             None => require_answer("Is this the key that the host's console shows?", FINGERPRINT_HINT)?,
         }
-        let path = project.inventory.join("hosts.toml");
-        let before = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        let after = add_host(&before, &self.to_inventory_host(key))
-            .map_err(|error| CommandError::with_message(Exit::Error, format!("{}: {error}", path.display())))?;
-        self.check_host_eligible(&project, &path, &after, common).await?;
-        if after != before {
+        let change = NewHostChange::plan(&project, &self.to_inventory_host(key))?;
+        self.check_host_eligible(&project, &change, common).await?;
+        if !change.is_empty() {
             let shown = Disclosure { is_sensitive: false, key: None };
-            let change = content_change(Some(before.as_bytes()), after.as_bytes(), shown);
-            reporter.print_block(&format!("{}\n{}", path.display(), change.diff.unwrap_or_default()));
+            let content = content_change(Some(change.before.as_bytes()), change.after.as_bytes(), shown);
+            reporter.print_block(&format!("{}\n{}", change.path.display(), content.diff.unwrap_or_default()));
             if self.args.dry_run {
                 reporter.print_status(
                     "dry run: the inventory is not changed; the host can be planned once the inventory has it",
@@ -100,8 +95,7 @@ impl ProvisionNewHostCommand {
                 return Ok(CommandOutcome::from(if self.args.detailed_exitcode { Exit::Pending } else { Exit::Done }));
             }
             require_confirmation("Add this host to the inventory?", self.args.yes)?;
-            let mode = existing_mode(&path)?.unwrap_or(0o644);
-            write_atomically(&path, after.as_bytes(), &Attributes::with_mode(mode))?;
+            change.write()?;
         }
         provision_hosts(Some(&self.name), &self.args, common).await
     }
@@ -138,11 +132,10 @@ impl ProvisionNewHostCommand {
     async fn check_host_eligible(
         &self,
         project: &Project,
-        path: &Path,
-        text: &str,
+        change: &NewHostChange,
         common: &CommonArgs,
     ) -> Result<(), CommandError> {
-        let inventory_after = Inventory::parse_hosts_toml(path, text);
+        let inventory_after = change.load_changed();
         let Some(inventory) = inventory_after.inventory else {
             return Err(CommandError::from_diagnostics(&inventory_after.diagnostics, common.stderr_color()));
         };
@@ -153,34 +146,8 @@ impl ProvisionNewHostCommand {
             .connect(&self.name)
             .await
             .map_err(|error| CommandError::with_message(Exit::Error, &error).with_hint(error.hint()))?;
-        let facts = &session.hello.facts;
-        let mut problems = Vec::new();
-        if session.hello.uid != 0 {
-            problems.push("the agent does not run as root: set become = true and allow sudo".to_owned());
-        }
-        if !facts.systemd {
-            problems.push("systemd does not run as PID 1".to_owned());
-        }
-        if facts.os.family != "debian" {
-            problems.push(format!(
-                "the operating system is {} {}, which is not of the Debian family",
-                facts.os.id, facts.os.version
-            ));
-        }
-        if !problems.is_empty() {
-            return Err(CommandError::with_message(
-                Exit::Refused,
-                format!("{} cannot be provisioned: {}", self.name, problems.join("; ")),
-            ));
-        }
-        common.new_reporter().print_status(&format!(
-            "{}: {} {}, {} CPUs, {} memory",
-            self.name,
-            facts.os.id,
-            facts.os.version,
-            facts.cpus,
-            ByteSize(facts.memory_bytes).to_human()
-        ));
+        ensure_eligible(&self.name, &session.hello).map_err(|error| CommandError::new(Exit::Refused, error))?;
+        report_host_facts(&self.name, &session.hello.facts, &common.new_reporter());
         Ok(())
     }
 }

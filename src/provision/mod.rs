@@ -6,10 +6,16 @@
 mod apply;
 pub mod host;
 mod host_key_scan;
+mod new_host;
 mod plan;
 mod saved_plan;
+mod selection;
 
 pub use apply::{HostEventFn, HostOutcome, apply_plans};
 pub use host_key_scan::scan_host_key;
-pub use plan::{PlanHostError, PlannedHost, PlannedHosts, diff_plans, find_changes_since_plan, plan_hosts};
+pub use new_host::{IneligibleHostError, NewHostChange, ensure_eligible};
+pub use plan::{
+    OutdatedPlanError, PlanHostError, PlannedHost, PlannedHosts, diff_plans, ensure_unchanged_since_plan, plan_hosts,
+};
 pub use saved_plan::{SavedPlanError, SavedProvisionPlan};
+pub use selection::{UnknownTagError, ensure_tags_exist, keep_planned_hosts};

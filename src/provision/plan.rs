@@ -94,11 +94,28 @@ async fn plan_host(fleet: &Fleet, compiler: &Compiler<'_>, host: &str) -> Result
     Ok(PlannedHost { session, catalog, plan, secrets })
 }
 
-/// Plans the hosts again and returns a line for each row that differs from the plan that was shown, and for each host
-/// that cannot be planned any more.
-pub async fn find_changes_since_plan(fleet: &Fleet, planned: &[PlannedHost]) -> Vec<String> {
+/// A plan that differs from what its hosts need now.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the plan is out of date; no changes were made\n  {}", .differences.join("\n  "))]
+pub struct OutdatedPlanError {
+    /// One line for each row that differs.
+    pub differences: Vec<String>,
+}
+
+impl OutdatedPlanError {
+    /// Returns the error if there are differences.
+    pub(super) fn check(differences: Vec<String>) -> Result<(), Self> {
+        if differences.is_empty() { Ok(()) } else { Err(Self { differences }) }
+    }
+}
+
+/// Plans the hosts again, and checks that each of their plans is the one that was shown.
+///
+/// # Errors
+/// A row differs, or a host cannot be planned any more.
+pub async fn ensure_unchanged_since_plan(fleet: &Fleet, planned: &[PlannedHost]) -> Result<(), OutdatedPlanError> {
     let lines = fleet.map_parallel(planned, |host| find_host_changes(fleet, host)).await;
-    lines.into_iter().flatten().collect()
+    OutdatedPlanError::check(lines.into_iter().flatten().collect())
 }
 
 async fn find_host_changes(fleet: &Fleet, planned: &PlannedHost) -> Vec<String> {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::diff_plans;
+use super::{OutdatedPlanError, PlannedHost, diff_plans};
 use crate::plan::{DigestKey, HostPlan, SealError, open_sealed_json, to_sealed_json};
 
 const FORMAT_VERSION: u32 = 1;
@@ -60,8 +60,17 @@ impl SavedProvisionPlan {
         Ok(serde_json::from_str(&open_sealed_json(text, key)?)?)
     }
 
+    /// Checks that the hosts need what the plan has.
+    ///
+    /// # Errors
+    /// A row differs, or a host could not be planned.
+    pub fn ensure_current(&self, planned: &[PlannedHost]) -> Result<(), OutdatedPlanError> {
+        let current: Vec<&HostPlan> = planned.iter().map(|host| &host.plan).collect();
+        OutdatedPlanError::check(self.differences(&current))
+    }
+
     /// Compares the plan with new plans of the hosts, with one line per row that differs.
-    pub fn differences(&self, current: &[&HostPlan]) -> Vec<String> {
+    fn differences(&self, current: &[&HostPlan]) -> Vec<String> {
         let mut lines = Vec::new();
         for shown in &self.hosts {
             match current.iter().find(|plan| plan.host == shown.host) {

@@ -8,6 +8,7 @@ mod moves_text;
 mod open_moves_text;
 mod plan_text;
 mod progress;
+mod provision_text;
 mod rebalance_text;
 mod repair_text;
 mod reporter;
@@ -28,6 +29,7 @@ pub use open_moves_text::{
 };
 pub use plan_text::{format_plan, format_summary};
 pub use progress::ProgressBars;
+pub use provision_text::{report_host_facts, report_host_outcomes, report_host_plans};
 pub use rebalance_text::format_rebalance;
 pub use repair_text::{
     report_archived_instance, report_repair_blocker, report_repair_event, report_repair_plan, report_replica_health,
