@@ -1,12 +1,14 @@
-//! Which shards have two copies, and comparing them live.
+//! Compares the primaries of shards with their replicas and old instances, live.
 
 use anyhow::Result;
 use dunlin_shards::{InstanceAddress, ShardId, ShardMap};
 use serde_json::Value;
 
 use super::RebalanceContext;
+use super::cluster_files::ClusterFiles;
 use super::connected_hosts::ProgressFn;
-use super::resume::{LatestMoves, MoveStatus, move_status};
+use super::resume::{LatestMoves, MoveStatus, list_latest_moves, move_status};
+use super::run_error::RunResult;
 use crate::protocol::call;
 use crate::protocol::shard::{MoveLimits, MoveRecord, MoveSpec, Operation, VerifyResult};
 use crate::protocol::throttle::ThrottleLimits;
@@ -24,11 +26,7 @@ pub struct InstancePair {
 ///
 /// # Errors
 /// Returns an error if the map names a host that the inventory does not have.
-pub fn list_pairs(
-    context: &RebalanceContext<'_>,
-    map: &ShardMap,
-    latest_moves: &LatestMoves,
-) -> Result<Vec<InstancePair>> {
+fn list_pairs(context: &RebalanceContext<'_>, map: &ShardMap, latest_moves: &LatestMoves) -> Result<Vec<InstancePair>> {
     let pair = |shard: ShardId, (from, to): (InstanceAddress, InstanceAddress), host: &str| InstancePair {
         host: host.to_owned(),
         spec: MoveSpec {
@@ -71,14 +69,30 @@ pub fn list_pairs(
     Ok(pairs)
 }
 
-/// Compares one pair.
+/// Two instances of a shard after their comparison.
+#[derive(Debug)]
+pub struct VerifiedPair {
+    /// The instances.
+    pub pair: InstancePair,
+    /// The comparison; an error if it failed on the host.
+    pub result: Result<VerifyResult>,
+}
+
+/// Compares all pairs of these shards, of all shards if there are none.
 ///
 /// # Errors
-/// Returns an error if the comparison fails on the host.
-pub async fn verify_pair(
+/// A host does not answer, or the map names a host that the inventory does not have.
+pub async fn verify_shards(
+    cluster: &ClusterFiles,
     context: &RebalanceContext<'_>,
-    pair: &InstancePair,
+    shards: &[ShardId],
     on_progress: ProgressFn<'_>,
-) -> Result<VerifyResult> {
-    context.hosts.call_host(&pair.host, call::Verify(pair.spec.clone()), on_progress).await
+) -> RunResult<Vec<VerifiedPair>> {
+    let mut pairs = list_pairs(context, &cluster.map, &list_latest_moves(context).await?)?;
+    pairs.retain(|pair| shards.is_empty() || shards.contains(&pair.spec.header.shard));
+    let verify_pair = async |pair: &InstancePair| {
+        context.hosts.call_host(&pair.host, call::Verify(pair.spec.clone()), on_progress).await
+    };
+    let results = context.hosts.fleet.map_parallel(&pairs, verify_pair).await;
+    Ok(pairs.into_iter().zip(results).map(|(pair, result)| VerifiedPair { pair, result }).collect())
 }

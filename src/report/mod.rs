@@ -18,6 +18,7 @@ mod run_log;
 mod service_text;
 mod status_text;
 mod style;
+mod verify_text;
 
 pub use capacity_text::format_forecast;
 pub use escape::{escape_line, escape_text};
@@ -25,7 +26,7 @@ pub use failover_text::{report_failover_event, report_failover_plan};
 pub use moves_text::{report_host_event, report_moved, report_moves_run, report_preflight_event};
 pub use open_moves_text::{
     report_actions, report_interruption, report_missing_hosts, report_open_move_event, report_open_moves,
-    report_pending_moves, report_planned_moves, report_unreachable_hosts,
+    report_pending_moves, report_planned_moves, report_restart_plan, report_unreachable_hosts,
 };
 pub use plan_text::{format_plan, format_summary};
 pub use progress::ProgressBars;
@@ -45,3 +46,4 @@ pub use run_log::{keep_run_log, record_event};
 pub use service_text::{report_active_release, report_health, report_history, report_releases};
 pub use status_text::{report_status_details, report_status_hosts};
 pub use style::Style;
+pub use verify_text::report_verified_pair;

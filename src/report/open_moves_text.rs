@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::moves_text::report_not_retired;
 use super::{ProgressBars, Reporter};
+use crate::inventory::ByteSize;
 use crate::plan::format_count;
 use crate::protocol::shard::{MoveRecord, MoveState, ReplicationRole};
 use crate::rebalance::apply::PlannedMove;
@@ -12,6 +13,7 @@ use crate::rebalance::describe_status::describe_status;
 use crate::rebalance::failover::apply::FailoverResolution;
 use crate::rebalance::finish_moves::OpenMoveEvent;
 use crate::rebalance::move_action::MoveAction;
+use crate::rebalance::observation::Observation;
 use crate::rebalance::open_moves::OpenMove;
 use crate::rebalance::resume::MoveStatus;
 
@@ -79,6 +81,26 @@ pub fn report_planned_moves(moves: &[PlannedMove], action: MoveAction, reporter:
         reporter.print_json(
             "planned_move",
             json!({ "shard": shard, "from": from, "to": to, "role": step.role, "action": action }),
+        );
+    }
+}
+
+/// Prints the plan of restarts: each shard with its hosts on the way, and its size.
+pub fn report_restart_plan(moves: &[PlannedMove], observation: &Observation, reporter: &Reporter) {
+    for shard in &observation.shards {
+        let mut steps = moves.iter().filter(|step| step.shard == shard.id).peekable();
+        if steps.peek().is_none() {
+            continue;
+        }
+        let hosts: Vec<&str> = std::iter::once(shard.host.as_str()).chain(steps.map(|step| step.to.as_str())).collect();
+        let size = ByteSize(shard.bytes).to_human();
+        reporter.print_data(&format!("  shard {:<4} {}   {size} per move", shard.id, hosts.join(" → ")));
+    }
+    for PlannedMove { shard, from, to, role, .. } in moves {
+        let action = MoveAction::Move;
+        reporter.print_json(
+            "planned_move",
+            json!({ "shard": shard, "from": from, "to": to, "role": role, "action": action }),
         );
     }
 }

@@ -2,7 +2,6 @@
 
 use clap::Args;
 use dunlin_shards::ShardId;
-use serde_json::json;
 
 use super::ShardsContext;
 use super::dry_run::DryRunArgs;
@@ -11,17 +10,14 @@ use crate::cli::confirm::require_confirmation;
 use crate::cli::exit::Exit;
 use crate::cli::shard_apply::{apply_and_report, lock_hosts_and_start_run, run_preflight};
 use crate::cli::throttle_args::ThrottleArgs;
-use crate::inventory::ByteSize;
-use crate::rebalance::apply::PlannedMove;
 use crate::rebalance::finish::ApplyOptions;
-use crate::rebalance::move_action::MoveAction;
 use crate::rebalance::needs::DemandOptions;
-use crate::rebalance::observation::Observation;
 use crate::rebalance::observe;
 use crate::rebalance::restart::{RestartOptions, plan_restart_moves};
 use crate::rebalance::run_end::RunTotals;
 use crate::rebalance::run_moves::MovesRequest;
 use crate::rebalance::start_check::{ensure_no_pending_moves, ensure_unchanged};
+use crate::report::report_restart_plan;
 
 /// The flags of `shards restart`.
 #[derive(Debug, Args)]
@@ -76,7 +72,7 @@ impl ShardsContext<'_> {
         let observation = observe::observe_for_plan(cluster, &context).await?;
         let moves = plan_restart_moves(&observation, &options)?;
         totals.moves = moves.len();
-        self.print_restarts(&moves, &observation);
+        report_restart_plan(&moves, &observation, &self.reporter);
         let demand = DemandOptions { max_concurrent: args.throttle.max_concurrent(), keep_source: false };
         if args.dry_run.dry_run || !args.yes {
             run_preflight(&context, &moves, &self.run_id, demand, &self.reporter).await?;
@@ -91,27 +87,6 @@ impl ShardsContext<'_> {
         let options = ApplyOptions { max_concurrent: args.throttle.max_concurrent(), ..ApplyOptions::default() };
         let request = MovesRequest { id: &self.run_id, moves: &moves, options, estimate: None };
         apply_and_report(self.files, &context, &request, &self.reporter, totals).await
-    }
-
-    /// Prints the plan: each shard with its hosts on the way, and its size.
-    fn print_restarts(&self, moves: &[PlannedMove], observation: &Observation) {
-        for shard in &observation.shards {
-            let mut steps = moves.iter().filter(|step| step.shard == shard.id).peekable();
-            if steps.peek().is_none() {
-                continue;
-            }
-            let hosts: Vec<&str> =
-                std::iter::once(shard.host.as_str()).chain(steps.map(|step| step.to.as_str())).collect();
-            let size = ByteSize(shard.bytes).to_human();
-            self.reporter.print_data(&format!("  shard {:<4} {}   {size} per move", shard.id, hosts.join(" → ")));
-        }
-        for PlannedMove { shard, from, to, role, .. } in moves {
-            let action = MoveAction::Move;
-            self.reporter.print_json(
-                "planned_move",
-                json!({ "shard": shard, "from": from, "to": to, "role": role, "action": action }),
-            );
-        }
     }
 }
 
