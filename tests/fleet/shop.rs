@@ -79,6 +79,8 @@ defaults
   timeout connect 2s
   timeout client 10s
   timeout server 10s
+  # Without it, a check that takes longer than its interval takes a host out that only has much to do.
+  timeout check 5s
   option redispatch
   retries 3
   retry-on all-retryable-errors

@@ -12,7 +12,8 @@ use dunlin::protocol::shard::Credentials;
 use regex::Regex;
 use serde_json::{Value, json};
 
-use crate::fixture::{connect_as, free_ports, wait_until};
+use crate::fixture::{admin_credentials, connect_as, free_ports, wait_until};
+use crate::invariants::info_field;
 use crate::program::{Output, Project};
 use crate::ssh_master::{agents, listen};
 
@@ -113,7 +114,25 @@ impl ShardProject {
             output.stdout = mask_text(&output.stdout);
         }
         output.stderr = mask_text(&output.stderr);
+        self.wait_for_links();
         output
+    }
+
+    /// Waits until each replica is connected to its primary, if that lives: Redis connects once a second.
+    fn wait_for_links(&self) {
+        let admin = Credentials { password: "one".to_owned(), ..admin_credentials() };
+        let hosts = HOSTS[..3].iter().map(|(host, _)| *host);
+        let places: Vec<_> = hosts.flat_map(|host| (0..SHARDS).map(move |shard| (host, shard))).collect();
+        let living = places.into_iter().filter(|(host, shard)| self.read_pid(host, *shard).is_some());
+        let addresses: Vec<String> = living.map(|(host, shard)| self.address(host, shard)).collect();
+        let is_connected = |address: &String| {
+            let Ok(mut instance) = connect_as(address, &admin) else { return false };
+            let mut field = |name: &str| info_field(&mut instance, "replication", name);
+            field("role") == "master"
+                || !addresses.contains(&format!("{}:{}", field("master_host"), field("master_port")))
+                || field("master_link_status") == "up"
+        };
+        wait_until(Duration::from_secs(60), || addresses.iter().all(is_connected));
     }
 
     /// Runs commands one after the other. The exit code is part of the snapshot.
