@@ -29,7 +29,7 @@ fn stable(text: &str) -> String {
     static PATTERNS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         let patterns = [
             (r"(?:/[\w.-]+)*/\.tmp\w+", "[FOLDER]"),
-            (r"/dunlin-check-\w+", "/dunlin-check-[N]"),
+            (r"(?:/[\w.-]+)+/dunlin-check-\w+", "[TEMP]/dunlin-check-[N]"),
             (r"\b127\.0\.0\.(\d+):\d{4,5}\b", "127.0.0.$1:[PORT]"),
             (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "[TIME]"),
             (r"\b[0-9a-f]{40,64}\b", "[HASH]"),
