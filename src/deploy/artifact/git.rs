@@ -50,7 +50,7 @@ pub(super) fn list_files(folder: &Path, flags: &[&str], paths: &[&Path]) -> Resu
 /// Returns whether git ignores a path; `false` without git.
 ///
 /// # Errors
-/// See [`run_git`].
+/// Returns an error if git does not end within its time limit.
 pub fn is_ignored_by_git(path: &Path, folder: &Path) -> Result<bool> {
     let args = [OsStr::new("check-ignore"), OsStr::new("--quiet"), OsStr::new("--"), path.as_os_str()];
     Ok(run_git(folder, args)?.is_some())

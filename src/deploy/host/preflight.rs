@@ -25,7 +25,7 @@ pub(super) struct Preflight<'a> {
     pub desired: &'a DesiredState,
     /// TCP ports on which the service's units listen.
     pub listen_ports: &'a [u16],
-    /// Holds the texts that [`missing_unit_texts`] returned.
+    /// Holds the texts of the units that the host does not have.
     pub blobs: &'a dyn BlobSource,
 }
 
