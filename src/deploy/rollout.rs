@@ -31,7 +31,7 @@ use crate::fleet::{Fleet, Session};
 use crate::protocol::deploy::Rejection;
 use crate::protocol::{Call, Event};
 
-/// How far a run came on the hosts that it changes.
+/// The result of a run on the hosts that it changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunResult {
     /// All hosts are in the planned state.

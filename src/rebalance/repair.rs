@@ -64,7 +64,7 @@ impl RepairPlan {
 
 /// Health of the replicas as far as it can be checked.
 #[derive(Debug)]
-enum HealthCheck {
+enum ReplicaCheck {
     /// All primaries answer.
     Checked(ReplicaHealth),
     /// A primary does not answer; with its error.
@@ -119,8 +119,8 @@ pub async fn plan_repairs(
         return Err(RepairBlocker::MovesInProgress(open_moves.collect()));
     }
     let health = match check_current_health(cluster, context).await? {
-        HealthCheck::Checked(health) => health,
-        HealthCheck::PrimaryDown(error) => return Err(RepairBlocker::PrimaryDown(error)),
+        ReplicaCheck::Checked(health) => health,
+        ReplicaCheck::PrimaryDown(error) => return Err(RepairBlocker::PrimaryDown(error)),
     };
     let (found, mut unplaceable) = find_missing_replicas(cluster, context).await?;
     // Where an old instance of the shard is archived first, preflight cannot pass before that.
@@ -145,7 +145,7 @@ pub async fn plan_repairs(
 ///
 /// # Errors
 /// A host does not answer.
-async fn check_current_health(cluster: &ClusterFiles, context: &RebalanceContext<'_>) -> RunResult<HealthCheck> {
+async fn check_current_health(cluster: &ClusterFiles, context: &RebalanceContext<'_>) -> RunResult<ReplicaCheck> {
     let map = context.map_file.read()?;
     let latest_moves = list_latest_moves(context).await?;
     let open_moves = list_open_moves(context, &latest_moves)?;
@@ -154,9 +154,9 @@ async fn check_current_health(cluster: &ClusterFiles, context: &RebalanceContext
     match observe::sample_primaries(context, &effective, 0).await {
         Ok(primaries) => {
             let health = check_health(cluster, context, &effective, &primaries, &move_states).await?;
-            Ok(HealthCheck::Checked(health))
+            Ok(ReplicaCheck::Checked(health))
         }
-        Err(error) => Ok(HealthCheck::PrimaryDown(error)),
+        Err(error) => Ok(ReplicaCheck::PrimaryDown(error)),
     }
 }
 
@@ -175,8 +175,8 @@ pub struct RepairAdvice {
 /// A host does not answer.
 pub async fn advise_repair(cluster: &ClusterFiles, context: &RebalanceContext<'_>) -> RunResult<RepairAdvice> {
     let (is_broken, unchecked) = match check_current_health(cluster, context).await? {
-        HealthCheck::Checked(health) => (health.needs_repair(), None),
-        HealthCheck::PrimaryDown(error) => (false, Some(error)),
+        ReplicaCheck::Checked(health) => (health.needs_repair(), None),
+        ReplicaCheck::PrimaryDown(error) => (false, Some(error)),
     };
     let is_needed = is_broken || context.map_file.read()?.underreplicated_shards().next().is_some();
     Ok(RepairAdvice { is_needed, unchecked })

@@ -28,7 +28,7 @@ pub fn find_stale_rows(rows: &[ResourceChange], planned: &[PlannedRow]) -> Vec<S
     stale
 }
 
-/// What the run itself has changed on the host since its plan.
+/// The changes of the run itself to the host since its plan.
 #[derive(Clone, Copy)]
 pub enum ChangedByRun<'a> {
     /// Nothing.

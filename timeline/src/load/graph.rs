@@ -105,7 +105,7 @@ pub async fn create_graph(bases: Vec<Base>, registrar: &str, users: usize, follo
 
 async fn create_users(bases: &[Base], registrar: &str, users: usize) -> anyhow::Result<Vec<GraphUser>> {
     #[derive(Deserialize)]
-    struct CreatedUser {
+    struct RegisteredUser {
         id: u64,
         token: String,
     }
@@ -118,7 +118,7 @@ async fn create_users(bases: &[Base], registrar: &str, users: usize) -> anyhow::
                 let json = format!("{{\"name\":\"user {index}\"}}");
                 let (method, path) = (Method::POST, "/v1/users".to_owned());
                 let call = ApiCall { method, path, token: token.clone(), json, ..ApiCall::default() };
-                let CreatedUser { id, token } = client.fetch(&call).await?;
+                let RegisteredUser { id, token } = client.fetch(&call).await?;
                 share.push(GraphUser { id, token, follows: BTreeSet::new() });
             }
             Ok::<Vec<GraphUser>, anyhow::Error>(share)

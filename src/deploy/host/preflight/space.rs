@@ -19,7 +19,7 @@ const RESERVED_BYTES: u64 = 16 << 20;
 /// Inodes that stay free besides those of the release's files.
 const RESERVED_INODES: u64 = 100;
 
-/// What a deploy writes to one file system.
+/// The space that a deploy needs on one file system.
 #[derive(Debug, Default)]
 struct SpaceNeed {
     /// A folder on the file system.
