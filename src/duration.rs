@@ -24,7 +24,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 /// Parses the key `timeout` of a step, which must be longer than zero; `default` if the step has none.
 ///
 /// # Errors
-/// The text is not such a duration.
+/// Returns an error if the text is not such a duration.
 pub fn parse_timeout(text: Option<&str>, default: Duration) -> Result<Duration, String> {
     match text.map_or(Ok(default), parse_duration) {
         Ok(timeout) if !timeout.is_zero() => Ok(timeout),

@@ -14,7 +14,7 @@ const MAX_BYTES: u64 = 1 << 20;
 /// take its place between the check and the read.
 ///
 /// # Errors
-/// The file cannot be read, is not a regular file, is not UTF-8, or other users can read it.
+/// Returns an error if the file cannot be read, is not a regular file, is not UTF-8, or other users can read it.
 pub fn read_private_text(path: &Path) -> Result<Option<String>> {
     let with_path = || path.display().to_string();
     let file = match open_regular(path) {

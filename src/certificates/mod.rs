@@ -67,7 +67,7 @@ impl CertificatePlan<'_> {
 /// Checks that every host can have a table of its own in the secrets.
 ///
 /// # Errors
-/// The name of a host cannot be a key, or two names are the same key.
+/// Returns an error if the name of a host cannot be a key, or two names are the same key.
 pub fn ensure_own_tables(hosts: &[&InventoryHost]) -> Result<()> {
     let mut keys = BTreeMap::new();
     for host in hosts {

@@ -48,7 +48,7 @@ impl PackageCommand {
     /// Builds the artifact. The same files and version give the same bytes.
     ///
     /// # Errors
-    /// The recipe has mistakes, a source is missing, or the artifact cannot be written.
+    /// Returns an error if the recipe has mistakes, a source is missing, or the artifact cannot be written.
     pub fn run(self, common: &CommonArgs) -> Result<Exit, CommandError> {
         let project = find_project(&InventoryArgs::default(), common)?;
         let loaded = load_recipe(&self.service, &project, common)?;

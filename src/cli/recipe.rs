@@ -32,7 +32,7 @@ pub fn load_recipe(service: &str, project: &Project, common: &CommonArgs) -> Res
 /// Selects the hosts of a service.
 ///
 /// # Errors
-/// The recipe or the limit has an unknown name, or no host is selected.
+/// Returns an error if the recipe or the limit has an unknown name, or no host is selected.
 pub fn select_service_hosts<'i>(
     loaded: &RecipeFile,
     inventory: &'i Inventory,

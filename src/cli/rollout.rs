@@ -84,7 +84,7 @@ impl RolloutCommand<'_> {
     /// Plans the rollout, asks for confirmation, and applies it.
     ///
     /// # Errors
-    /// The plan is refused, not confirmed, or hosts are locked: no changes were made.
+    /// Returns an error if the plan is refused, not confirmed, or hosts are locked: no changes were made.
     pub async fn run(
         &self,
         service: &ServiceRollout<'_>,
@@ -187,7 +187,7 @@ pub fn show_plans(plans: &[HostPlan], reporter: &Reporter) -> ChangeCounts {
 /// Checks that all hosts roll back to the same release. Without `--to` they may not, after a partial rollout.
 ///
 /// # Errors
-/// They would not, with the release of each host.
+/// Returns an error with the release of each host if the hosts would roll back to different ones.
 fn ensure_single_release(plan: &RolloutPlan, service: &ServiceName) -> Result<(), CommandError> {
     let releases = plan.releases();
     if releases.len() < 2 {

@@ -61,7 +61,7 @@ impl ShardFiles {
     /// Connects to the hosts that can be reached. Returns the others with their errors.
     ///
     /// # Errors
-    /// The inventory has no credentials of the instances.
+    /// Returns an error if the inventory has no credentials of the instances.
     pub async fn connect_reachable<'a>(
         &'a self,
         fleet: &'a Fleet,

@@ -109,7 +109,7 @@ impl RecipeFile {
     /// Returns the hosts of the service.
     ///
     /// # Errors
-    /// The selector of the recipe is invalid, or has an unknown name.
+    /// Returns an error if the selector of the recipe is invalid, or has an unknown name.
     pub fn select_hosts<'i>(&self, inventory: &'i Inventory) -> Result<Vec<&'i InventoryHost>, Diagnostic> {
         let selected = self.recipe.host_selector.parse::<Selector>().map_err(|error| error.to_string());
         let hosts = selected.and_then(|hosts| inventory.select_hosts(&hosts).map_err(|error| error.to_string()));

@@ -24,7 +24,7 @@ impl NewHostChange {
     /// Plans the change of a project's inventory.
     ///
     /// # Errors
-    /// The file cannot be read, or the host does not fit into it.
+    /// Returns an error if the file cannot be read, or the host does not fit into it.
     pub fn plan(project: &Project, host: &NewHost) -> Result<Self> {
         let path = project.inventory.join("hosts.toml");
         let before = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
@@ -45,7 +45,7 @@ impl NewHostChange {
     /// Writes the file.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// Returns an error if the file cannot be written.
     pub fn write(&self) -> Result<()> {
         let mode = existing_mode(&self.path)?.unwrap_or(0o644);
         write_atomically(&self.path, self.after.as_bytes(), &Attributes::with_mode(mode))
@@ -65,7 +65,7 @@ pub struct IneligibleHostError {
 /// Checks that a host can be provisioned, by what its agent reports.
 ///
 /// # Errors
-/// The agent is not root, or the host has another operating system or init.
+/// Returns an error if the agent is not root, or the host has another operating system or init.
 pub fn ensure_eligible(host: &str, hello: &Hello) -> Result<(), IneligibleHostError> {
     let facts = &hello.facts;
     let mut reasons = Vec::new();

@@ -112,7 +112,7 @@ impl OutdatedPlanError {
 /// Plans the hosts again, and checks that each of their plans is the one that was shown.
 ///
 /// # Errors
-/// A row differs, or a host cannot be planned any more.
+/// Returns an error if a row differs, or a host cannot be planned any more.
 pub async fn ensure_unchanged_since_plan(fleet: &Fleet, planned: &[PlannedHost]) -> Result<(), OutdatedPlanError> {
     let lines = fleet.map_parallel(planned, |host| find_host_changes(fleet, host)).await;
     OutdatedPlanError::check(lines.into_iter().flatten().collect())

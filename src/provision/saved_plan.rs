@@ -63,7 +63,7 @@ impl SavedProvisionPlan {
     /// Checks that the hosts need what the plan has.
     ///
     /// # Errors
-    /// A row differs, or a host could not be planned.
+    /// Returns an error if a row differs, or a host could not be planned.
     pub fn ensure_current(&self, planned: &[PlannedHost]) -> Result<(), OutdatedPlanError> {
         let current: Vec<&HostPlan> = planned.iter().map(|host| &host.plan).collect();
         OutdatedPlanError::check(self.differences(&current))

@@ -13,7 +13,7 @@ use super::run_error::RunResult;
 /// after an interruption.
 ///
 /// # Errors
-/// A host does not answer, or the map cannot be published to a consumer.
+/// Returns an error if a host does not answer, or the map cannot be published to a consumer.
 pub async fn abort_open_moves(
     cluster: &ClusterFiles,
     context: &RebalanceContext<'_>,

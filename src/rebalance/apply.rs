@@ -188,7 +188,7 @@ async fn list_pending_changes(
 /// to no Redis.
 ///
 /// # Errors
-/// A host could not be asked.
+/// Returns an error if a host could not be asked.
 pub async fn run_move_preflight(
     context: &RebalanceContext<'_>,
     map: &ShardMap,

@@ -34,7 +34,7 @@ impl ChosenMove {
 /// Finds the open move of a shard, for the choice of the instance on a host.
 ///
 /// # Errors
-/// The shard has no open move, the host has no instance of it, or a host does not answer.
+/// Returns an error if the shard has no open move, the host has no instance of it, or a host does not answer.
 pub async fn find_chosen_move(context: &RebalanceContext<'_>, shard: ShardId, host: &str) -> RunResult<ChosenMove> {
     let latest_moves = list_latest_moves(context).await?;
     let open_moves = list_open_moves(context, &latest_moves)?;
@@ -69,7 +69,7 @@ pub struct ChoiceObserver<'a> {
 /// moves are open or pending.
 ///
 /// # Errors
-/// An instance cannot be stopped or opened, or the map cannot be published.
+/// Returns an error if an instance cannot be stopped or opened, or the map cannot be published.
 pub async fn apply_choice(
     cluster: &ClusterFiles,
     context: &RebalanceContext<'_>,

@@ -52,7 +52,7 @@ impl ClusterFiles {
     /// of the map.
     ///
     /// # Errors
-    /// A selector of the playbook selects no host.
+    /// Returns an error if a selector of the playbook selects no host.
     pub fn shard_hosts(&self) -> RunResult<Vec<&InventoryHost>> {
         let mut names = self.hosts_with_step("redis_shard")?;
         for entry in &self.map.shards {
@@ -110,7 +110,7 @@ impl ClusterFiles {
     /// Checks that no shard host among the unreachable ones answers and only refuses the login: such a host is not dead.
     ///
     /// # Errors
-    /// One does.
+    /// Returns an error if one does.
     pub fn ensure_no_login_refused(&self, unreachable: &[UnreachableHost]) -> RunResult<()> {
         let hosts = self.shard_hosts()?;
         let rejects_login = |(name, error): &&UnreachableHost| {
@@ -128,7 +128,7 @@ impl ClusterFiles {
     /// Checks that no later map than the one of these files is in the map's file or published.
     ///
     /// # Errors
-    /// A consumer does not answer, or there is a later map.
+    /// Returns an error if a consumer does not answer, or there is a later map.
     pub async fn ensure_map_is_current(&self, context: &RebalanceContext<'_>) -> RunResult<()> {
         let published = publish::published_epoch(context, &self.map).await?.max(context.map_file.read()?.epoch.0);
         if published <= self.map.epoch.0 {
@@ -142,7 +142,7 @@ impl ClusterFiles {
     /// Connects to the hosts that can be reached. Returns the others with their errors, in the order of the inventory.
     ///
     /// # Errors
-    /// The inventory has no credentials of the instances.
+    /// Returns an error if the inventory has no credentials of the instances.
     pub async fn connect_reachable<'a>(
         &'a self,
         fleet: &'a Fleet,

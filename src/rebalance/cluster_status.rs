@@ -88,7 +88,7 @@ pub struct ClusterStatus<'a> {
 /// Reads the status of a cluster.
 ///
 /// # Errors
-/// The map cannot be read, or a host does not answer any more.
+/// Returns an error if the map cannot be read, or a host does not answer any more.
 pub async fn read_status<'a>(
     cluster: &'a ClusterFiles,
     context: &RebalanceContext<'_>,
@@ -144,7 +144,7 @@ impl ClusterStatus<'_> {
     /// Returns the observation to plan from; `None` if a primary does not answer.
     ///
     /// # Errors
-    /// A selector of the playbook selects no host.
+    /// Returns an error if a selector of the playbook selects no host.
     pub fn to_observation(
         &self,
         cluster: &ClusterFiles,

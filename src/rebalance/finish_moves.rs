@@ -64,7 +64,7 @@ pub struct OpenMoveObserver<'a> {
 /// yet, or the moves after an interruption.
 ///
 /// # Errors
-/// The map cannot be published to a consumer.
+/// Returns an error if the map cannot be published to a consumer.
 pub async fn finish_open_moves(
     context: &RebalanceContext<'_>,
     open_moves: &[OpenMove<'_>],

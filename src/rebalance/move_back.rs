@@ -46,7 +46,7 @@ impl MoveBackSelection {
 /// Plans the moves back by the current map.
 ///
 /// # Errors
-/// A host does not answer, a later map is published, or a shard has no old instance.
+/// Returns an error if a host does not answer, a later map is published, or a shard has no old instance.
 pub async fn plan_moves_back(
     cluster: &ClusterFiles,
     context: &RebalanceContext<'_>,

@@ -55,7 +55,7 @@ pub async fn observe_primaries(
 /// Observes the cluster for a plan of moves.
 ///
 /// # Errors
-/// A primary does not answer.
+/// Returns an error if a primary does not answer.
 pub async fn observe_for_plan(cluster: &ClusterFiles, context: &RebalanceContext<'_>) -> RunResult<Observation> {
     let primaries = observe_primaries(context, &cluster.map).await.map_err(|error| {
         RunError::new(RunErrorKind::Refused, error)

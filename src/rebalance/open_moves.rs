@@ -15,7 +15,7 @@ pub type OpenMove<'a> = (&'a MoveState, MoveStatus);
 /// Returns the moves that are not finished, ascending by shard.
 ///
 /// # Errors
-/// The map cannot be read.
+/// Returns an error if the map cannot be read.
 pub fn list_open_moves<'j>(context: &RebalanceContext<'_>, latest_moves: &'j LatestMoves) -> Result<Vec<OpenMove<'j>>> {
     let map = context.map_file.read()?;
     let statuses = latest_moves.values().map(|(_, state)| (state, move_status(context, &map, state)));
@@ -39,7 +39,7 @@ pub fn missing_hosts_error(unreachable: &[UnreachableHost], open_moves: &[OpenMo
 /// Checks that every published placement is in this map or in the hosts' journals.
 ///
 /// # Errors
-/// A newer map is published, with placements that neither knows: nothing may be published over it.
+/// Returns an error if a newer map is published, with placements that neither knows: nothing may be published over it.
 pub async fn ensure_placements_are_known(context: &RebalanceContext<'_>, open_moves: &[OpenMove<'_>]) -> RunResult<()> {
     let map = context.map_file.read()?;
     let open: Vec<&MoveState> = open_moves.iter().map(|(state, _)| *state).collect();

@@ -17,7 +17,7 @@ const LISTED_IN_MESSAGE: usize = 8;
 /// Makes a plan; with `scenario`, for a hypothetical fleet.
 ///
 /// # Errors
-/// The scenario is invalid, or no placement satisfies the options.
+/// Returns an error if the scenario is invalid, or no placement satisfies the options.
 pub fn make_plan(mut observation: Observation, options: PlanOptions, scenario: Option<&str>) -> RunResult<SavedPlan> {
     let mut notes = Vec::new();
     if let Some(what) = scenario {
@@ -32,7 +32,7 @@ pub fn make_plan(mut observation: Observation, options: PlanOptions, scenario: O
 /// Loads an observation from a file.
 ///
 /// # Errors
-/// The file cannot be read, or is inconsistent.
+/// Returns an error if the file cannot be read, or is inconsistent.
 pub fn load_observation(file: &Path) -> RunResult<Observation> {
     Observation::from_json(&read_file(file)?).map_err(|error| {
         let error = anyhow::Error::from(error).context(file.display().to_string());
@@ -43,7 +43,8 @@ pub fn load_observation(file: &Path) -> RunResult<Observation> {
 /// Loads a saved plan that is still valid, with the changes of sizes since it was made.
 ///
 /// # Errors
-/// The file cannot be read, or is not as it was saved, or the plan is out of date; everything that changed is named.
+/// Returns an error if the file cannot be read, or is not as it was saved, or the plan is out of date; everything that
+/// changed is named.
 pub fn load_plan(file: &Path, now: &Observation, key: &DigestKey) -> RunResult<(SavedPlan, Vec<String>)> {
     let not_a_plan = |error: serde_json::Error| {
         RunError::failed(format!("{} is not a saved plan: {error}", file.display()))

@@ -144,7 +144,7 @@ pub async fn plan_repairs(
 /// Checks the replicas where the shards are served now.
 ///
 /// # Errors
-/// A host does not answer.
+/// Returns an error if a host does not answer.
 async fn check_current_health(cluster: &ClusterFiles, context: &RebalanceContext<'_>) -> RunResult<ReplicaCheck> {
     let map = context.map_file.read()?;
     let latest_moves = list_latest_moves(context).await?;
@@ -172,7 +172,7 @@ pub struct RepairAdvice {
 /// Returns whether `shards repair` has something to do.
 ///
 /// # Errors
-/// A host does not answer.
+/// Returns an error if a host does not answer.
 pub async fn advise_repair(cluster: &ClusterFiles, context: &RebalanceContext<'_>) -> RunResult<RepairAdvice> {
     let (is_broken, unchecked) = match check_current_health(cluster, context).await? {
         ReplicaCheck::Checked(health) => (health.needs_repair(), None),
@@ -185,7 +185,7 @@ pub async fn advise_repair(cluster: &ClusterFiles, context: &RebalanceContext<'_
 /// Checks the replicas of these primaries on the hosts that answer.
 ///
 /// # Errors
-/// A host does not answer any more.
+/// Returns an error if a host does not answer any more.
 pub async fn check_health(
     cluster: &ClusterFiles,
     context: &RebalanceContext<'_>,

@@ -80,7 +80,7 @@ pub struct ReplicasRequest<'a> {
 /// Makes the repairs of a plan, up to `max_concurrent` copies at a time (0: no limit).
 ///
 /// # Errors
-/// A consumer has a newer map, or the map cannot be read.
+/// Returns an error if a consumer has a newer map, or the map cannot be read.
 pub async fn apply_repairs(
     context: &RebalanceContext<'_>,
     plan: &RepairPlan,

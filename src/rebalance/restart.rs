@@ -29,7 +29,7 @@ impl RestartOptions {
     /// Selects the primaries on a host, or else the shards, which are to be in the map.
     ///
     /// # Errors
-    /// The cluster has no such host, or the shard is on the host that it would move through.
+    /// Returns an error if the cluster has no such host, or the shard is on the host that it would move through.
     pub fn select_shards(&mut self, cluster: &ClusterFiles, host: Option<&String>) -> RunResult<()> {
         cluster.ensure_shards_exist(&self.shards)?;
         let hosts = cluster.shard_hosts()?;
@@ -57,7 +57,7 @@ impl RestartOptions {
 /// Plans the moves of a restart, or returns the error with the next step.
 ///
 /// # Errors
-/// No host may receive a shard.
+/// Returns an error if no host may receive a shard.
 pub fn plan_restart_moves(observation: &Observation, options: &RestartOptions) -> RunResult<Vec<PlannedMove>> {
     plan_restart(observation, options).map_err(|infeasible| {
         RunError::refused(format!("no plan is possible ({}): {}", infeasible.rule, infeasible.message))

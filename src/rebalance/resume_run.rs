@@ -12,7 +12,7 @@ use super::{RebalanceContext, publish};
 /// Returns whether the open and pending moves can be finished without the hosts that do not answer.
 ///
 /// # Errors
-/// The file of pending moves cannot be used.
+/// Returns an error if the file of pending moves cannot be used.
 pub fn can_proceed_without(
     cluster: &ClusterFiles,
     context: &RebalanceContext<'_>,
@@ -25,7 +25,7 @@ pub fn can_proceed_without(
 /// Returns the pending moves that `shards resume` would run after the open ones.
 ///
 /// # Errors
-/// A later map is published, or a file cannot be used.
+/// Returns an error if a later map is published, or a file cannot be used.
 pub async fn plan_pending_moves(
     cluster: &ClusterFiles,
     context: &RebalanceContext<'_>,
@@ -45,7 +45,7 @@ pub async fn plan_pending_moves(
 /// Takes the limits of the interrupted run, except where this command gives others.
 ///
 /// # Errors
-/// The file of limits cannot be used.
+/// Returns an error if the file of limits cannot be used.
 pub fn inherit_throttle(cluster: &ClusterFiles, context: &mut RebalanceContext<'_>) -> RunResult<()> {
     context.options.throttle = context.options.throttle.apply_to(cluster.state.load_throttle()?).into();
     Ok(())
@@ -64,7 +64,7 @@ pub enum ResumeOutcome {
 /// Finishes what the hosts' journals have open, and saves which pending moves remain.
 ///
 /// # Errors
-/// A host does not answer, a later map is published, or the map cannot be published to a consumer.
+/// Returns an error if a host does not answer, a later map is published, or the map cannot be published to a consumer.
 pub async fn resume_open_moves(
     cluster: &ClusterFiles,
     context: &RebalanceContext<'_>,

@@ -76,7 +76,7 @@ impl MovesRun {
 /// Saves the moves and their limits, runs the moves, and saves those that remain.
 ///
 /// # Errors
-/// The state cannot be saved.
+/// Returns an error if the state cannot be saved.
 pub async fn run_moves(
     state: &StateFiles,
     context: &RebalanceContext<'_>,

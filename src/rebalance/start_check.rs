@@ -91,7 +91,7 @@ pub async fn ensure_unchanged(
 /// Runs the preflight checks of the moves.
 ///
 /// # Errors
-/// A check fails, or a host could not be asked; no changes were made.
+/// Returns an error if a check fails, or a host could not be asked; no changes were made.
 pub async fn ensure_preflight_passes(
     context: &RebalanceContext<'_>,
     moves: &[PlannedMove],
@@ -110,7 +110,7 @@ pub async fn ensure_preflight_passes(
 /// Checks that all consumers can take the next map.
 ///
 /// # Errors
-/// One cannot take it, or does not answer; no changes were made.
+/// Returns an error if one cannot take it, or does not answer; no changes were made.
 pub async fn ensure_consumers_are_ready(context: &RebalanceContext<'_>) -> RunResult<()> {
     match publish::check_consumers(context, &context.map_file.read()?).await?.as_slice() {
         [] => Ok(()),
@@ -121,7 +121,7 @@ pub async fn ensure_consumers_are_ready(context: &RebalanceContext<'_>) -> RunRe
 /// Checks that no earlier run has moves to finish.
 ///
 /// # Errors
-/// One has, or the file of pending moves cannot be used.
+/// Returns an error if one has, or the file of pending moves cannot be used.
 pub fn ensure_no_pending_moves(cluster: &ClusterFiles) -> RunResult<()> {
     if cluster.state.load_pending_moves()?.is_empty() {
         return Ok(());

@@ -9,7 +9,7 @@ use super::{RebalanceContext, observe};
 /// 1970). `growth_per_day` replaces the measured growth.
 ///
 /// # Errors
-/// A host or shard does not answer, or the history of samples cannot be used.
+/// Returns an error if a host or shard does not answer, or the history of samples cannot be used.
 pub async fn forecast_usage(
     cluster: &ClusterFiles,
     context: &RebalanceContext<'_>,

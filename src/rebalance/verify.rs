@@ -81,7 +81,7 @@ pub struct VerifiedPair {
 /// Compares all pairs of these shards, of all shards if there are none.
 ///
 /// # Errors
-/// A host does not answer, or the map names a host that the inventory does not have.
+/// Returns an error if a host does not answer, or the map names a host that the inventory does not have.
 pub async fn verify_shards(
     cluster: &ClusterFiles,
     context: &RebalanceContext<'_>,

@@ -101,7 +101,7 @@ fn summarize_failover(plan: &FailoverPlan) -> String {
 /// Prints the plan.
 ///
 /// # Errors
-/// The plan cannot be converted to JSON.
+/// Returns an error if the plan cannot be converted to JSON.
 pub fn report_failover_plan(plan: &FailoverPlan, reporter: &Reporter) -> serde_json::Result<()> {
     if reporter.json {
         reporter.print_json("plan", serde_json::to_value(plan)?);

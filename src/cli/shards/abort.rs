@@ -22,7 +22,7 @@ impl ShardsContext<'_> {
     /// Rolls back the moves that have not cut over, finishes the others, and discards the pending ones.
     ///
     /// # Errors
-    /// A host does not answer, the rollback is not confirmed, or another run holds a lock.
+    /// Returns an error if a host does not answer, the rollback is not confirmed, or another run holds a lock.
     pub async fn abort_moves(
         &self,
         yes: bool,

@@ -43,7 +43,7 @@ impl ShardsContext<'_> {
     /// Moves shards back without a copy: their old instances are still replicas.
     ///
     /// # Errors
-    /// A shard has no old instance, a move is in progress, or another run holds a lock.
+    /// Returns an error if a shard has no old instance, a move is in progress, or another run holds a lock.
     pub async fn move_back(
         &self,
         args: &MoveBackArgs,

@@ -53,7 +53,8 @@ impl ShardsContext<'_> {
     /// Restarts primaries: each moves to another host and back, where a new instance starts with the current files.
     ///
     /// # Errors
-    /// A host or shard does not answer, no host may receive a shard, preflight fails, or another run holds a lock.
+    /// Returns an error if a host or shard does not answer, no host may receive a shard, preflight fails, or another
+    /// run holds a lock.
     pub async fn restart_shards(&self, args: &RestartArgs, totals: &mut RunTotals) -> Result<Exit, CommandError> {
         let cluster = &self.files.cluster;
         if !args.dry_run.dry_run {

@@ -63,8 +63,8 @@ impl ShardsContext<'_> {
     /// Finishes what the hosts' journals have open, then runs the pending moves of the plan.
     ///
     /// # Errors
-    /// A host that is needed does not answer, a later map is published, another run holds a lock, or preflight refuses
-    /// the pending moves.
+    /// Returns an error if a host that is needed does not answer, a later map is published, another run holds a lock,
+    /// or preflight refuses the pending moves.
     pub async fn resume_moves(&self, args: &ResumeArgs, totals: &mut RunTotals) -> Result<Exit, CommandError> {
         if let Some((host, shard)) = args.keep.as_deref().zip(args.shard) {
             return self.choose_instance(args, shard, host, totals).await;
@@ -165,12 +165,12 @@ impl ShardsContext<'_> {
         require_confirmation("Finish these moves?", yes)
     }
 
-    /// Refuses where a host does not answer that is needed. A failover, a replica that is being built, and a shard that its
-    /// target serves already are finished without such hosts. Other moves need all hosts; and if no move is open, the missing hosts
-    /// may still have one.
+    /// Refuses if a host that is needed does not answer. A failover, a replica that is being built, and a shard that its
+    /// target already serves are finished without such hosts. Other moves need all hosts; if no move is open, the
+    /// missing hosts may still have one.
     ///
     /// # Errors
-    /// Some do not answer, and they are needed.
+    /// Returns an error if hosts that are needed do not answer.
     fn ensure_can_proceed_without(
         &self,
         context: &RebalanceContext<'_>,

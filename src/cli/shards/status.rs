@@ -13,7 +13,7 @@ impl ShardsContext<'_> {
     /// Prints placements, replica health, and moves in progress; if hosts do not answer, what is known without them.
     ///
     /// # Errors
-    /// A primary does not answer.
+    /// Returns an error if a primary does not answer.
     pub async fn show_status(&self, out: Option<PathBuf>) -> Result<Exit, CommandError> {
         let (cluster, reporter) = (&self.files.cluster, &self.reporter);
         let pending = cluster.state.load_pending_moves()?;

@@ -14,7 +14,7 @@ impl FailoverScope {
     /// Parses the names of dead hosts, or the numbers of shards.
     ///
     /// # Errors
-    /// A name is neither, or hosts and shards are mixed.
+    /// Returns an error if a name is neither, or hosts and shards are mixed.
     pub fn parse(cluster: &ClusterFiles, names: &[String]) -> RunResult<Self> {
         let unknown =
             |name: &str| RunError::invalid_request(format!("{name} is neither a shard of the map nor a host"));
@@ -68,7 +68,7 @@ impl FailoverPlan {
 /// Observes the cluster and plans the failover by the current map.
 ///
 /// # Errors
-/// A host or shard is alive, a replica does not answer, or a later map is published.
+/// Returns an error if a host or shard is alive, a replica does not answer, or a later map is published.
 pub async fn plan_current_failover(
     cluster: &ClusterFiles,
     context: &RebalanceContext<'_>,

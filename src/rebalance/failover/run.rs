@@ -58,7 +58,7 @@ pub struct FailoverObserver<'a> {
 /// that has started is not interrupted.
 ///
 /// # Errors
-/// The map cannot be read.
+/// Returns an error if the map cannot be read.
 pub async fn run_failover(
     context: &RebalanceContext<'_>,
     plan: &FailoverPlan,

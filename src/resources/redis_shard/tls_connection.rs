@@ -38,7 +38,7 @@ impl LocalTlsConnection {
     /// Connects and logs in. `ca` is PEM text.
     ///
     /// # Errors
-    /// The connection fails, the certificate is refused, or the password is not accepted.
+    /// Returns an error if the connection fails, the certificate is refused, or the password is not accepted.
     pub fn open(host: &str, port: u16, ca: &str, user: &str, password: &str) -> Result<Self> {
         let stream = BoundedStream::connect(host, port)?;
         let provider = Arc::new(ring::default_provider());
@@ -83,7 +83,7 @@ impl ConnectionLike for LocalTlsConnection {
 /// Makes a handshake and returns the server's certificate, of any issuer. Nothing is sent over the connection.
 ///
 /// # Errors
-/// The connection or the handshake fails.
+/// Returns an error if the connection or the handshake fails.
 pub fn receive_certificate(host: &str, port: u16) -> Result<Option<Vec<u8>>> {
     let provider = Arc::new(ring::default_provider());
     let verifier = Arc::new(AnyIssuer(Arc::clone(&provider)));

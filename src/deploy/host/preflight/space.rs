@@ -32,7 +32,7 @@ struct SpaceNeed {
 /// Returns the file systems that are too full; none if the deploy writes nothing.
 ///
 /// # Errors
-/// The releases or a file system cannot be read.
+/// Returns an error if the releases or a file system cannot be read.
 pub(super) fn find_missing_space(
     layout: &ServiceLayout,
     services: &dyn ServiceManager,
